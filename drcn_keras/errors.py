@@ -1,0 +1,47 @@
+"""How a command ends when its input is wrong: one line on standard error and a non-zero exit."""
+
+import os
+import sys
+
+from absl import app
+from absl import flags as absl_flags
+
+
+class UserError(Exception):
+    """Something the user can put right. Its text is one line: what happened, expected, received."""
+
+
+def run(main):
+    """Runs an absl main. A `UserError` or an error of the file system ends in one line, not a traceback.
+
+    Args:
+        main: function of argv, the positional arguments with the program's name first.
+    """
+
+    def guarded(argv):
+        try:
+            return main(argv)
+        except UserError as error:
+            _end(str(error))
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _end(f"{where}{error.strerror or error}")
+        except KeyboardInterrupt:
+            _end("interrupted", code=130)
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv):
+    try:
+        return absl_flags.FLAGS(argv)
+    except absl_flags.Error as error:
+        _end(f"{error} (--help lists every flag)", code=2)
+
+
+def _end(message, code=1):
+    program = os.path.basename(sys.argv[0])
+    if program == "__main__.py" or not program:
+        program = "drcn_keras"
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

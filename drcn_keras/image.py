@@ -1,0 +1,102 @@
+"""Images as the super-resolution field handles them: MATLAB's bicubic and YCbCr, mod-crop, shave.
+
+NumPy and Pillow only. Arrays are (height, width) or (height, width, channels).
+"""
+
+import numpy as np
+
+# ITU-R BT.601 as MATLAB's rgb2ycbcr uses it: rows Y, Cb, Cr; columns R, G, B; for values in [0, 1].
+_YCBCR_FROM_RGB = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255.0
+_YCBCR_OFFSET = np.array([16.0, 128.0, 128.0]) / 255.0
+_RGB_FROM_YCBCR = np.linalg.inv(_YCBCR_FROM_RGB)
+
+
+def rgb_to_ycbcr(rgb):
+    """MATLAB's rgb2ycbcr. (..., 3) in [0, 1] to float64 (..., 3), Y in [16/255, 235/255]; not rounded."""
+    return np.asarray(rgb, np.float64) @ _YCBCR_FROM_RGB.T + _YCBCR_OFFSET
+
+
+def ycbcr_to_rgb(ycbcr):
+    """The exact inverse of `rgb_to_ycbcr`: (..., 3) to float64 (..., 3), not clipped."""
+    return (np.asarray(ycbcr, np.float64) - _YCBCR_OFFSET) @ _RGB_FROM_YCBCR.T
+
+
+def luma(image):
+    """The Y that the field measures on.
+
+    Args:
+        image: uint8 (height, width) gray, taken as it is, or (height, width, 3) RGB.
+
+    Returns:
+        uint8 (height, width): Y of MATLAB's rgb2ycbcr, rounded to 8 bit.
+    """
+    if image.ndim == 2:
+        return image
+    return np.round(255.0 * rgb_to_ycbcr(image / 255.0)[..., 0]).astype(np.uint8)
+
+
+def mod_crop(image, scale):
+    """Cuts the bottom and right so that both sides are multiples of `scale`."""
+    height, width = image.shape[:2]
+    return image[: height - height % scale, : width - width % scale]
+
+
+def shave(image, border):
+    """Cuts `border` pixels off every side."""
+    return image[border : image.shape[0] - border, border : image.shape[1] - border]
+
+
+def shrink(image, scale):
+    """MATLAB's imresize(image, 1/scale, 'bicubic'): antialiased, symmetric border, not clipped."""
+    return bicubic(image, 1.0 / scale)
+
+
+def enlarge(image, scale):
+    """MATLAB's imresize(image, scale, 'bicubic'): symmetric border, not clipped."""
+    return bicubic(image, float(scale))
+
+
+def bicubic(image, factor):
+    """Resizes as MATLAB's imresize does, with a cubic kernel of a = -0.5 (Keys, 1981).
+
+    Shrinking widens the kernel by 1/factor (antialiasing); the border is mirrored with its edge pixel
+    repeated. tf.image.resize and Pillow treat the border differently, which moves PSNR tables.
+
+    Args:
+        image: (height, width) or (height, width, channels), any real dtype.
+        factor: float > 0; each side becomes ceil(factor * side).
+
+    Returns:
+        float64, the resized image, not clipped and not rounded.
+    """
+    resized = np.asarray(image, np.float64)
+    for axis in (0, 1):
+        indices, weights = _contributions(resized.shape[axis], factor)
+        columns = (-1,) + (1,) * (resized.ndim - 1)
+        source = np.moveaxis(resized, axis, 0)
+        # Tap by tap, so that memory stays that of the result.
+        result = sum(weights[:, tap].reshape(columns) * source[indices[:, tap]] for tap in range(indices.shape[1]))
+        resized = np.moveaxis(result, 0, axis)
+    return resized
+
+
+def _contributions(length, factor):
+    """For each output position: the input positions (out, taps) it draws on and their weights."""
+    stretch = max(1.0, 1.0 / factor)
+    support = 4.0 * stretch
+    outputs = np.arange(int(np.ceil(length * factor - 1e-9)))
+    centers = (outputs + 0.5) / factor - 0.5
+    first = np.floor(centers - support / 2.0).astype(int)
+    positions = first[:, None] + np.arange(int(np.ceil(support)) + 2)
+    weights = _cubic((centers[:, None] - positions) / stretch)
+    weights /= weights.sum(axis=1, keepdims=True)
+    mirrored = np.concatenate([np.arange(length), np.arange(length)[::-1]])
+    used = np.any(weights != 0.0, axis=0)
+    return mirrored[positions % (2 * length)][:, used], weights[:, used]
+
+
+def _cubic(x):
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return np.where(x <= 1.0, near, np.where(x <= 2.0, far, 0.0))
