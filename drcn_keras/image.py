@@ -1,9 +1,23 @@
-"""Images as the super-resolution field handles them: MATLAB's bicubic and YCbCr, mod-crop, shave.
+"""Images as the super-resolution field handles them: reading, MATLAB's bicubic and YCbCr, mod-crop, shave.
 
-NumPy and Pillow only. Arrays are (height, width) or (height, width, channels).
+NumPy and Pillow, and pypng for the one thing that Pillow lacks: PNG with 16-bit colour. Arrays are
+(height, width) or (height, width, channels).
 """
 
+import io
+import os
+import warnings
+
 import numpy as np
+import png
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+from drcn_keras.errors import UserError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+# What Pillow may open, told by content. Formats that start other programs (EPS) are left out.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # ITU-R BT.601 as MATLAB's rgb2ycbcr uses it: rows Y, Cb, Cr; columns R, G, B; for values in [0, 1].
 _YCBCR_FROM_RGB = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255.0
@@ -100,3 +114,173 @@ def _cubic(x):
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
     return np.where(x <= 1.0, near, np.where(x <= 2.0, far, 0.0))
+
+
+def list_images(folder):
+    """The image files of a folder, by suffix; subfolders and hidden files are left out.
+
+    Args:
+        folder: path.
+
+    Returns:
+        list of paths, sorted by name, never empty.
+
+    Raises:
+        UserError: no such folder, or no image in it.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: expected a folder of images; there is {_what_is_at(folder)}.")
+    paths = [
+        os.path.join(folder, name)
+        for name in sorted(os.listdir(folder))
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    ]
+    paths = [path for path in paths if os.path.isfile(path)]
+    if not paths:
+        raise UserError(f"{folder}: no image in this folder; expected files ending in {' '.join(SUFFIXES)}.")
+    return paths
+
+
+def _what_is_at(path):
+    return "a file" if os.path.exists(path) else "nothing"
+
+
+def read_image(path):
+    """An image as training and measuring take it: 8 bit, gray or RGB, upright, without transparency.
+
+    Args:
+        path: of a file that Pillow reads: PNG, JPEG, TIFF, WebP, BMP, GIF (first frame), PPM.
+
+    Returns:
+        uint8 (height, width) for a gray image, else (height, width, 3) RGB. 16 bit is rounded to 8.
+
+    Raises:
+        UserError: the file is missing, damaged, no image, or too large (see `read_pixels`).
+    """
+    pixels, _ = read_pixels(path)
+    if pixels.ndim == 3:
+        colors = 3 if pixels.shape[2] >= 3 else 1
+        pixels = pixels[..., 0] if colors == 1 else pixels[..., :3]
+    if pixels.dtype == np.uint16:
+        pixels = np.round(pixels / 257.0)
+    return np.ascontiguousarray(pixels, np.uint8)
+
+
+def read_pixels(path):
+    """An image without loss of depth or transparency, upright.
+
+    Args:
+        path: as for `read_image`.
+
+    Returns:
+        (pixels, icc_profile). pixels: uint8 or uint16, (height, width) gray or (height, width, 2, 3 or 4) for
+        gray+alpha, RGB, RGBA. icc_profile: bytes, the colour profile that goes with them, or None.
+
+    Raises:
+        UserError: the file is missing, damaged, no image, of a kind with no 8 or 16-bit meaning, or a
+            decompression bomb (more than twice Pillow's MAX_IMAGE_PIXELS).
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at half of the size that it refuses, and about harmless metadata.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                image.load()
+                return _read_deep_png(path, image) or pixels_of(image)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file.") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        raise UserError(f"{path}: refused as a decompression bomb: more than {limit:.0f} million pixels.") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: not an image in a known format ({', '.join(_FORMATS)}).") from error
+    except Exception as error:  # Decoders raise many kinds, from SyntaxError to struct.error.
+        raise UserError(f"{path}: damaged or truncated image: {error}") from error
+
+
+def pixels_of(image):
+    """The pixels of a PIL image, upright, in the layout of `read_pixels`.
+
+    Palettes become RGB or RGBA, CMYK becomes RGB (through its colour profile when it has one), a transparent
+    colour becomes an alpha channel.
+
+    Args:
+        image: PIL image.
+
+    Returns:
+        (pixels, icc_profile), as `read_pixels`.
+
+    Raises:
+        UserError: the image's mode has no 8 or 16-bit meaning (floating point, 32-bit integers out of range).
+    """
+    icc_profile = image.info.get("icc_profile")
+    mode = image.mode
+    if mode.startswith("I"):
+        pixels = np.asarray(image)
+        if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
+            raise UserError("32-bit integer pixels; expected 8 or 16 bit.")
+        pixels = _with_key_alpha(pixels.astype(np.uint16), image.info.get("transparency"))
+    elif mode == "F":
+        raise UserError("floating-point pixels; expected 8 or 16 bit.")
+    elif mode == "CMYK":
+        pixels, icc_profile = np.asarray(_rgb_from_cmyk(image, icc_profile)), None
+    else:
+        gray = mode in ("1", "L", "LA", "La")
+        if image.has_transparency_data or mode in ("La", "RGBa"):
+            pixels = np.asarray(image.convert("LA" if gray else "RGBA"))
+        else:
+            pixels = np.asarray(image.convert("L" if gray else "RGB"))
+    return _upright(pixels, image), icc_profile
+
+
+def _rgb_from_cmyk(image, icc_profile):
+    if icc_profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
+            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            pass  # A broken profile: the plain conversion is still an image.
+    return image.convert("RGB")
+
+
+def _read_deep_png(path, image):
+    """(pixels, icc_profile) of a PNG with 16-bit colour, which Pillow would read at 8 bit; None for others."""
+    if image.format != "PNG":
+        return None
+    with open(path, "rb") as file:
+        header = file.read(26)
+        depth, color_type = header[24], header[25]
+        if depth != 16 or color_type == 0:
+            return None
+        file.seek(0)
+        width, height, rows, info = png.Reader(file=file).read()
+        pixels = np.empty((height, width, info["planes"]), np.uint16)
+        for target, row in zip(pixels, rows, strict=True):
+            target[...] = np.reshape(row, (width, info["planes"]))
+    pixels = _with_key_alpha(pixels, image.info.get("transparency"))
+    return _upright(pixels, image), image.info.get("icc_profile")
+
+
+def _with_key_alpha(pixels, key):
+    """16-bit pixels with an alpha channel that is 0 where their colour is `key` (PNG's tRNS chunk)."""
+    if key is None:
+        return pixels
+    colors = pixels.reshape(*pixels.shape[:2], -1)
+    alpha = np.where(np.all(colors == np.asarray(key), axis=2), 0, 65535).astype(np.uint16)
+    return np.dstack([colors, alpha])
+
+
+def _upright(pixels, image):
+    """Undoes the camera's rotation: EXIF orientation 1 to 8."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
