@@ -1,0 +1,162 @@
+"""Training patches and validation images, cut from photographs in NumPy for every backend.
+
+A whole image is degraded first and cut afterwards: a patch that is degraded alone would carry a border of its
+own. Which patches make up step t depends on the seed and on t alone, so a resumed run sees the data that the
+uninterrupted run would have seen.
+"""
+
+import collections
+import itertools
+import os
+
+import numpy as np
+from absl import logging
+
+from drcn_keras.errors import UserError
+from drcn_keras.image import bicubic, enlarge, list_images, luma, mod_crop, read_image, shrink
+
+Pair = collections.namedtuple("Pair", ["name", "ilr", "hr"])
+Pair.__doc__ = "A file name and two float32 arrays (height, width, channels) in [0, 1]: the ILR and the HR."
+
+
+def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
+    """Reads photographs and degrades them.
+
+    Args:
+        paths: image files.
+        scale: 2, 3 or 4.
+        channels: 1 for Y, 3 for RGB.
+        min_side: pixels; an image with a shorter side (after mod-crop) is skipped with a warning.
+        zooms: factors in (0, 1]; each image is also used bicubically shrunk by every one of them.
+
+    Returns:
+        list of `Pair`, the zooms of one image side by side.
+
+    Raises:
+        UserError: a file is no readable image, or no image is large enough.
+    """
+    pairs, skipped = [], 0
+    for path in paths:
+        image = read_image(path)
+        if channels == 1:
+            image = luma(image)[..., None]
+        elif image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=-1)
+        for zoom in zooms:
+            original = image / 255.0
+            if zoom != 1.0:
+                original = np.round(255.0 * np.clip(bicubic(original, zoom), 0.0, 1.0)) / 255.0
+            hr = mod_crop(original, scale)
+            if min(hr.shape[:2]) < max(min_side, scale):
+                skipped += 1
+                logging.warning(
+                    "%s at zoom %g is %d x %d, smaller than %d: skipped", path, zoom, *hr.shape[:2], min_side
+                )
+                continue
+            ilr = enlarge(shrink(hr, scale), scale)
+            pairs.append(Pair(os.path.basename(path), ilr.astype(np.float32), hr.astype(np.float32)))
+    if not pairs:
+        raise UserError(
+            f"none of the {len(paths)} images is at least {min_side} pixels on both sides; {skipped} skipped."
+        )
+    if skipped:
+        logging.warning("%d images skipped, %d used", skipped, len(pairs))
+    return pairs
+
+
+def split_holdout(paths, count):
+    """Takes `count` files, evenly spread over the list, out for validation.
+
+    Returns:
+        (training files, validation files).
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
+    if not 0 < count < len(paths):
+        raise UserError(
+            f"cannot hold out {count} of {len(paths)} training images; expected between 1 and {len(paths) - 1} "
+            "(--holdout), or a folder of its own (--val_dir)."
+        )
+    chosen = {round(index * len(paths) / count) for index in range(count)}
+    return (
+        [path for index, path in enumerate(paths) if index not in chosen],
+        [path for index, path in enumerate(paths) if index in chosen],
+    )
+
+
+def list_folders(folders):
+    """The image files of several folders, in order. Raises UserError as `image.list_images` does."""
+    return [path for folder in folders for path in list_images(folder)]
+
+
+class PatchStream:
+    """An endless, reproducible sequence of training batches.
+
+    Each pass takes every patch once, in an order and with flips and rotations that the seed and the number of
+    the pass decide.
+
+    Args:
+        pairs: list of `Pair`, each side at least `patch_size` long.
+        patch_size: pixels; the paper's is 41 (section 4.1).
+        stride: pixels between patches; the paper's is 21 (section 4.1).
+        batch_size: patches a step, over all replicas.
+        seed: any whole number >= 0.
+        augment: also flip and rotate by quarter turns.
+    """
+
+    def __init__(self, pairs, patch_size=41, stride=21, batch_size=64, seed=0, augment=True):
+        self.pairs = pairs
+        self.patch_size = patch_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augment = augment
+        self.positions = [
+            (index, row, column)
+            for index, pair in enumerate(pairs)
+            for row in range(0, pair.hr.shape[0] - patch_size + 1, stride)
+            for column in range(0, pair.hr.shape[1] - patch_size + 1, stride)
+        ]
+        self._pass = None
+
+    def __len__(self):
+        """Patches in one pass."""
+        return len(self.positions)
+
+    @property
+    def channels(self):
+        return self.pairs[0].hr.shape[-1]
+
+    def batch(self, step):
+        """The batch of training step `step` >= 0.
+
+        Returns:
+            (ilr, hr), both float32 (batch_size, patch_size, patch_size, channels).
+        """
+        patches = [self._patch(step * self.batch_size + offset) for offset in range(self.batch_size)]
+        return np.stack([ilr for ilr, _ in patches]), np.stack([hr for _, hr in patches])
+
+    def batches(self, start=0):
+        """Every batch from step `start` on, without end."""
+        return (self.batch(step) for step in itertools.count(start))
+
+    def _patch(self, number):
+        order, turns = self._plan(number // len(self))
+        index, row, column = self.positions[order[number % len(self)]]
+        window = (slice(row, row + self.patch_size), slice(column, column + self.patch_size))
+        turn = turns[number % len(self)]
+        return tuple(_turned(image[window], turn) for image in (self.pairs[index].ilr, self.pairs[index].hr))
+
+    def _plan(self, number):
+        if self._pass is None or self._pass[0] != number:
+            random = np.random.default_rng((self.seed, number))
+            order = random.permutation(len(self))
+            turns = random.integers(8, size=len(self)) if self.augment else np.zeros(len(self), int)
+            self._pass = (number, order, turns)
+        return self._pass[1:]
+
+
+def _turned(patch, turn):
+    """One of the square's eight symmetries: `turn` in 0..7, quarter turns and, from 4 on, a flip."""
+    patch = np.rot90(patch, turn % 4)
+    return patch[:, ::-1] if turn >= 4 else patch
