@@ -21,7 +21,7 @@ from absl import flags, logging
 import drcn_keras
 from drcn_keras import callbacks, checkpoint, data, distribute, errors
 from drcn_keras.errors import UserError
-from drcn_keras.model import DRCN, SCALES
+from drcn_keras.model import DRCN, SCALES, load
 
 
 def _setting(default, text, choices=None, low=None, high=None, resumable=False):
@@ -42,6 +42,7 @@ class Settings:
     model_dir: str = _setting(
         "", "where best.keras, its card, log.csv, checkpoints and TensorBoard logs go", resumable=True
     )
+    init: str = _setting("", "a DRCN .keras file whose weights training starts from, e.g. another scale's")
     holdout: int = _setting(8, "training images kept for validation when --val_dir is empty", low=1)
     scale: int = _setting(2, "enlargement", choices=SCALES)
     channels: int = _setting(1, "1: luma, as the paper; 3: RGB", choices=(1, 3))
@@ -251,9 +252,20 @@ def _build(settings):
         optimizer = keras.optimizers.SGD(settings.learning_rate, momentum=settings.momentum, **clip)
     else:
         optimizer = keras.optimizers.Adam(settings.learning_rate, **clip)
+    if settings.init:
+        _start_from(model, load(settings.init), settings.init)
     model.compile(optimizer=optimizer, jit_compile=settings.xla or keras.backend.backend() == "jax")
     optimizer.build(model.trainable_variables)
     return model
+
+
+def _start_from(model, other, path):
+    """Copies another DRCN's weights; alpha stays at its start."""
+    for name in ("filters", "recursions", "channels"):
+        if getattr(other, name) != getattr(model, name):
+            raise UserError(f"--init: {path} has {name} {getattr(other, name)}; this run has {getattr(model, name)}.")
+    for ours, theirs in zip(model.trainable_weights, other.trainable_weights, strict=True):
+        ours.assign(theirs)
 
 
 def _restore(model, resumed, stateful):
@@ -367,7 +379,12 @@ def main(argv):
     print(f"{settings.model_dir}/best.keras: {card['val_psnr']:.2f} dB (bicubic {card['val_bicubic_psnr']:.2f} dB)")
 
 
-if __name__ == "__main__":
+def run():
+    """The command `drcn-train`."""
     _define_flags()
     logging.set_verbosity(logging.INFO)
     errors.run(main)
+
+
+if __name__ == "__main__":
+    run()
