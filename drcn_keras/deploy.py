@@ -1,29 +1,43 @@
-"""The inference graph that fast inference and every export share.
+"""The inference graph that fast inference and every export share, and what stands before and behind it.
 
 The last convolution is linear, so the ensemble of D reconstructions is one reconstruction of a weighted
 feature map: sum_d w_d * (conv_b(r_d) + x) = conv_b(sum_d w_d * r_d) + (sum_d w_d) * x. With conv_b's bias b,
 conv_b(sum_d w_d * r_d) must carry sum_d w_d * b. Exact, and D - 1 convolutions fewer.
+
+Enlargement and colour are here as convolutions, for graphs that take the low-resolution image itself. They are
+functions of tensors: they work on Keras symbols, in a tf.function and eagerly.
 """
 
 import keras
 import numpy as np
 from keras import ops
 
-from drcn_keras.layers import RecursionWeighting
+from drcn_keras import image
+from drcn_keras.layers import CenteredIdentity, RecursionWeighting
 
 
-def inference_model(model):
+def skip_gain(model):
+    """sum_d w_d, the factor of the ILR in the ensemble: sr = residual + skip_gain * ilr. A float."""
+    return float(np.sum(ops.convert_to_numpy(model.ensemble_weights)))
+
+
+def inference_model(model, residual=False, split_identity=False):
     """The folded twin of a DRCN.
 
     Args:
         model: a built `DRCN`.
+        residual: leave the skip out: the output is `model(ilr) - skip_gain(model) * ilr`, small numbers around 0,
+            which a quantised graph holds in finer steps than a whole image.
+        split_identity: compute each recursion as relu(h + conv(h, W - I) + b). Trained recursive kernels stay
+            near the identity they start from; without it their largest weight is some ten times smaller, and so
+            are the steps of an 8-bit kernel.
 
     Returns:
-        A functional keras.Model: ilr float32 (batch, height, width, channels) -> sr of the same shape, equal to
-        `model(ilr)` up to rounding.
+        A functional keras.Model: ilr float32 (batch, height, width, channels) -> sr (or residual) of the same shape,
+        equal to `model(ilr)` up to rounding. Its Conv2D layers have the names of the DRCN's.
     """
     weights = ops.convert_to_numpy(model.ensemble_weights)
-    total = float(np.sum(weights))
+    total = skip_gain(model)
 
     def copy(name, **changes):
         source = model.get_layer(name)
@@ -35,7 +49,7 @@ def inference_model(model):
         return layer
 
     embedding = [copy("embedding_1"), copy("embedding_2")]
-    inference = copy("inference")
+    inference = copy("inference", **({"activation": None} if split_identity else {}))
     reconstruct = copy("reconstruction_1")
     weighting = RecursionWeighting(name="ensemble")
     project = copy("reconstruction_2")
@@ -46,11 +60,75 @@ def inference_model(model):
         features = layer(features)
     residuals = []
     for _ in range(model.recursions):
-        features = inference(features)
+        features = ops.relu(features + inference(features)) if split_identity else inference(features)
         residuals.append(reconstruct(features))
-    sr = project(weighting(residuals)) + total * ilr
+    outputs = project(weighting(residuals))
+    if not residual:
+        outputs = outputs + total * ilr
 
     weighting.set_weights([weights])
     kernel, bias = project.get_weights()
     project.set_weights([kernel, total * bias])
-    return keras.Model(ilr, sr, name="drcn_inference")
+    if split_identity:
+        kernel, bias = inference.get_weights()
+        inference.set_weights([kernel - ops.convert_to_numpy(CenteredIdentity()(kernel.shape)), bias])
+    return keras.Model(ilr, outputs, name="drcn_inference")
+
+
+def enlarge(lr, scale):
+    """`image.enlarge`, MATLAB's bicubic with its symmetric border, as one convolution and depth_to_space.
+
+    Output pixel scale * i + p lies at i + (p + 1/2) / scale - 1/2 among the input's, whatever i is: each of the
+    scale^2 phases is a 5x5 filter of its own.
+
+    Args:
+        lr: float32 tensor (batch, height, width, channels), every side 1 or longer, known or not. The number of
+            channels is known.
+        scale: 2, 3 or 4.
+
+    Returns:
+        float32 (batch, scale * height, scale * width, channels), not clipped.
+    """
+    channels = lr.shape[-1]
+    # The filters are the answers of `image.enlarge` to one bright pixel at each of 5x5 places, far from its border.
+    impulses = image.enlarge(np.eye(25).reshape(5, 5, 25), scale)
+    phases = impulses[2 * scale : 3 * scale, 2 * scale : 3 * scale].reshape(-1, 5, 5).transpose(1, 2, 0)
+    # depth_to_space takes the channels of one phase side by side.
+    kernel = np.einsum("ijp,cd->ijcpd", phases, np.eye(channels)).reshape(5, 5, channels, -1)
+    padded = _mirror_two(_mirror_two(lr, 1), 2)
+    return ops.depth_to_space(_conv(padded, kernel), scale)
+
+
+def _mirror_two(x, axis):
+    """Two mirrored pixels on either side of `axis` (1 or 2). Slices and concat: GPU delegates refuse MIRROR_PAD."""
+
+    def cut(start, stop):
+        return x[:, start:stop] if axis == 1 else x[:, :, start:stop]
+
+    x = ops.concatenate([cut(0, 1), x, cut(-1, None)], axis=axis)
+    # Now three pixels at least: the third from either end is the second mirrored one, for a side of 1 as well.
+    return ops.concatenate([cut(2, 3), x, cut(-3, -2)], axis=axis)
+
+
+def rgb_to_ycbcr(rgb):
+    """`image.rgb_to_ycbcr` as a 1x1 convolution: float32 (batch, height, width, 3) in [0, 1], not rounded."""
+    return _affine(rgb, image.rgb_to_ycbcr)
+
+
+def ycbcr_to_rgb(ycbcr):
+    """`image.ycbcr_to_rgb` as a 1x1 convolution: float32 (batch, height, width, 3), not clipped."""
+    return _affine(ycbcr, image.ycbcr_to_rgb)
+
+
+def _affine(x, function):
+    """A map of colours that is linear but for an offset, taken from its values at 0 and at the unit vectors."""
+    offset = function(np.zeros(3))
+    return _conv(x, (function(np.eye(3)) - offset)[None, None]) + _constant(offset)
+
+
+def _conv(x, kernel):
+    return ops.conv(x, _constant(kernel), padding="valid")
+
+
+def _constant(array):
+    return ops.convert_to_tensor(array, dtype="float32")
