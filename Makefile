@@ -1,0 +1,42 @@
+# make demo: train, measure, upscale, compare, on photographs that come with scikit-image.
+# make test: the whole test suite, under TensorFlow and under JAX.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-tensorflow test-jax lint clean
+
+demo: $(VENV)/ready
+	$(RUN) tools/demo.py --output=demo
+
+test: lint test-tensorflow test-jax
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+test-tensorflow: $(VENV)/ready
+	$(RUN) -m pytest
+
+test-jax: $(VENV)-jax/ready
+	KERAS_BACKEND=jax $(VENV)-jax/bin/python -m pytest $(CORE_TESTS)
+
+# What a machine without TensorFlow must be able to do.
+CORE_TESTS := $(addprefix tests/test_, image.py metrics.py layers.py losses.py model.py data.py)
+
+$(VENV)/ready: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip
+	$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)-jax/ready: setup.cfg requirements-jax.txt
+	$(PYTHON) -m venv $(VENV)-jax
+	$(VENV)-jax/bin/pip install --quiet --upgrade pip
+	$(VENV)-jax/bin/pip install --quiet --requirement requirements-jax.txt
+	$(VENV)-jax/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-jax demo

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from drcn_keras import data
+from drcn_keras.data import Pair, PatchStream
+from drcn_keras.errors import UserError
+from drcn_keras.image import enlarge, shrink
+
+
+def numbered(height, width):
+    """A pair whose every pixel is told apart; HR is ILR + 0.5."""
+    ilr = np.arange(height * width, dtype="float32").reshape(height, width, 1)
+    return Pair("numbered", ilr, ilr + 0.5)
+
+
+def corners(stream, steps):
+    return [tuple(patch[[0, 0, -1, -1], [0, -1, 0, -1], 0]) for step in range(steps) for patch in stream.batch(step)[0]]
+
+
+def test_the_grid_has_every_patch_that_fits_and_no_other():
+    stream = PatchStream([numbered(9, 7)], patch_size=4, stride=2, batch_size=6, augment=False)
+    assert len(stream) == 3 * 2
+    first_pixels = sorted(int(patch[0, 0, 0]) for patch in stream.batch(0)[0])
+    assert first_pixels == [0, 2, 14, 16, 28, 30]
+
+
+def test_patches_of_41_with_stride_21_as_the_paper():
+    stream = PatchStream([numbered(41, 41 + 21 * 3 - 1)])
+    assert len(stream) == 3
+
+
+def test_ilr_and_hr_are_cut_and_turned_together():
+    stream = PatchStream([numbered(12, 9)], patch_size=5, stride=1, batch_size=64, seed=3)
+    ilr, hr = stream.batch(0)
+    np.testing.assert_array_equal(hr, ilr + 0.5)
+    assert ilr.shape == (64, 5, 5, 1)
+    assert ilr.dtype == np.float32
+
+
+def test_augmentation_uses_all_eight_symmetries_and_nothing_else():
+    stream = PatchStream([numbered(3, 3)], patch_size=3, stride=1, batch_size=200)
+    # The four corners of 0..8, read in the eight orders that a square has.
+    expected = {
+        (0, 2, 6, 8),
+        (2, 8, 0, 6),
+        (8, 6, 2, 0),
+        (6, 0, 8, 2),
+        (2, 0, 8, 6),
+        (8, 2, 6, 0),
+        (6, 8, 0, 2),
+        (0, 6, 2, 8),
+    }
+    assert set(corners(stream, 1)) == expected
+
+
+def test_a_pass_takes_every_patch_once_before_any_comes_again():
+    stream = PatchStream([numbered(8, 8)], patch_size=2, stride=2, batch_size=3, augment=False)
+    seen = [int(patch[0, 0, 0]) for step in range(16) for patch in stream.batch(step)[0]]
+    for start in (0, 16, 32):
+        assert sorted(seen[start : start + 16]) == sorted({2 * r * 8 + 2 * c for r in range(4) for c in range(4)})
+    assert seen[:16] != seen[16:32]
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    pairs = [numbered(20, 20)]
+    straight = PatchStream(pairs, patch_size=4, stride=3, batch_size=5, seed=7)
+    batches = [straight.batch(step)[0] for step in range(40)]
+    resumed = PatchStream(pairs, patch_size=4, stride=3, batch_size=5, seed=7)
+    np.testing.assert_array_equal(next(resumed.batches(start=33))[0], batches[33])
+    np.testing.assert_array_equal(straight.batch(2)[0], batches[2])
+    other = PatchStream(pairs, patch_size=4, stride=3, batch_size=5, seed=8)
+    assert not np.array_equal(other.batch(2)[0], batches[2])
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    random = np.random.default_rng(0)
+    for name, size in {"a.png": (20, 31), "small.png": (8, 40), "b.png": (24, 24)}.items():
+        Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / name)
+    return tmp_path
+
+
+def test_a_pair_is_the_whole_image_degraded(photographs):
+    pair = data.load_pairs([str(photographs / "a.png")], scale=3)[0]
+    assert pair.name == "a.png"
+    assert pair.hr.shape == (18, 30, 1)
+    whole = enlarge(shrink(pair.hr[..., 0].astype("float64"), 3), 3)
+    np.testing.assert_allclose(pair.ilr[..., 0], whole, atol=1e-6)
+    # A patch degraded alone differs at its border.
+    alone = enlarge(shrink(pair.hr[6:15, 6:15, 0].astype("float64"), 3), 3)
+    assert np.abs(alone - pair.ilr[6:15, 6:15, 0]).max() > 0.01
+
+
+def test_images_smaller_than_a_patch_are_skipped_and_counted(photographs, caplog):
+    pairs = data.load_pairs(data.list_folders([str(photographs)]), scale=2, min_side=12)
+    assert [pair.name for pair in pairs] == ["a.png", "b.png"]
+    assert "small.png" in caplog.text
+    assert "1 images skipped, 2 used" in caplog.text
+
+
+def test_no_image_large_enough_is_an_error(photographs):
+    with pytest.raises(UserError, match="none of the 3 images is at least 100 pixels"):
+        data.load_pairs(data.list_folders([str(photographs)]), scale=2, min_side=100)
+
+
+def test_zooms_add_smaller_copies(photographs):
+    pairs = data.load_pairs([str(photographs / "b.png")], scale=2, zooms=(1.0, 0.5))
+    assert [pair.hr.shape[0] for pair in pairs] == [24, 12]
+
+
+def test_gray_images_serve_an_rgb_network(tmp_path):
+    Image.fromarray(np.full((10, 10), 51, np.uint8)).save(tmp_path / "gray.png")
+    pair = data.load_pairs([str(tmp_path / "gray.png")], scale=2, channels=3)[0]
+    np.testing.assert_allclose(pair.hr, np.full((10, 10, 3), 0.2), atol=1e-6)
+
+
+def test_holdout_takes_evenly_spread_images_and_leaves_the_rest():
+    train, held = data.split_holdout(list("abcdefghij"), 2)
+    assert held == ["a", "f"]
+    assert train == list("bcdeghij")
+    for count in (0, 10, 11):
+        with pytest.raises(UserError, match=f"cannot hold out {count} of 10"):
+            data.split_holdout(list("abcdefghij"), count)
