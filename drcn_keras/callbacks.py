@@ -3,12 +3,14 @@
 Every callback that carries a state over a restart has `state()` and `restore(state)`, JSON in and out.
 """
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
 import signal
+import threading
 import time
 
 import keras
@@ -17,7 +19,7 @@ from absl import logging
 from keras import ops
 
 from drcn_keras import checkpoint
-from drcn_keras.errors import UserError
+from drcn_keras.errors import Stopped, UserError
 from drcn_keras.metrics import measured_psnr
 
 PLATEAU_EPOCHS = 5  # Section 4.1 of arXiv 1511.04491: divide after 5 epochs without a better validation error,
@@ -31,11 +33,13 @@ class Progress:
     Args:
         epochs: planned epochs, >= 1.
         minutes: time limit of the whole run in minutes, restarts included; 0 for none.
+        agree: function that makes the chief's number every worker's; see `distribute.Workers`.
     """
 
-    def __init__(self, epochs, minutes=0.0):
+    def __init__(self, epochs, minutes=0.0, agree=float):
         self.epochs = epochs
         self.minutes = minutes
+        self.agree = agree
         self._before = 0.0
         self._start = time.monotonic()
 
@@ -43,12 +47,12 @@ class Progress:
         """The share in [0, 1] at the start of `epoch` (0-based)."""
         share = epoch / self.epochs
         if self.minutes:
-            share = max(share, self.elapsed / self.minutes)
+            share = max(share, self.agree(self.elapsed) / self.minutes)
         return min(1.0, share)
 
     @property
     def elapsed(self):
-        """Minutes so far."""
+        """Minutes so far, by this machine's clock."""
         return self._before + (time.monotonic() - self._start) / 60.0
 
     def state(self):
@@ -145,6 +149,7 @@ class Plateau(keras.callbacks.Callback):
         self.patience = patience
         self.best = -math.inf
         self.wait = 0
+        self.done = False
 
     def on_epoch_end(self, epoch, logs=None):
         if "val_psnr" not in logs:
@@ -161,15 +166,16 @@ class Plateau(keras.callbacks.Callback):
         # Half a per cent of slack: 0.01 divided by 10 four times is not exactly 1e-6 in float32.
         if rate < 0.995 * MINIMUM_LEARNING_RATE:
             logging.info("learning rate would fall below %g: training is done", MINIMUM_LEARNING_RATE)
+            self.done = True
             self.model.stop_training = True
             return
         self.model.optimizer.learning_rate.assign(rate)
 
     def state(self):
-        return {"best": self.best, "wait": self.wait}
+        return {"best": self.best, "wait": self.wait, "done": self.done}
 
     def restore(self, state):
-        self.best, self.wait = state["best"], state["wait"]
+        self.best, self.wait, self.done = state["best"], state["wait"], state.get("done", False)
 
 
 class Validation(keras.callbacks.Callback):
@@ -182,14 +188,16 @@ class Validation(keras.callbacks.Callback):
         every: validate after every so many epochs, and after the last.
         epochs: planned epochs.
         save_best: function of (model, logs, epoch), called when val_psnr is higher than ever before.
+        agree: function that makes the chief's number every worker's; see `distribute.Workers`.
     """
 
-    def __init__(self, pairs, every=1, epochs=1, save_best=None):
+    def __init__(self, pairs, every=1, epochs=1, save_best=None, agree=float):
         super().__init__()
         self.pairs = pairs
         self.every = every
         self.epochs = epochs
         self.save_best = save_best
+        self.agree = agree
         self.best = -math.inf
         self.bicubic = None
 
@@ -201,7 +209,8 @@ class Validation(keras.callbacks.Callback):
         if self.bicubic is None:
             self.bicubic = float(np.mean([measured_psnr(pair.hr, pair.ilr, scale) for pair in self.pairs]))
         logs["val_bicubic"] = self.bicubic
-        logs["val_psnr"] = float(np.mean([measured_psnr(pair.hr, self._upscaled(pair), scale) for pair in self.pairs]))
+        psnr = np.mean([measured_psnr(pair.hr, self._upscaled(pair), scale) for pair in self.pairs])
+        logs["val_psnr"] = self.agree(float(psnr))
         if logs["val_psnr"] > self.best:
             self.best = logs["val_psnr"]
             if self.save_best:
@@ -254,19 +263,23 @@ class TensorBoardLog(keras.callbacks.Callback):
     Args:
         folder: where the event file goes.
         sample: a `data.Pair`, a small one: it is upscaled by every recursion at each validated epoch.
+        first_epoch: the epoch (0-based) that training starts with. TensorBoard drops what an earlier process wrote
+            of it and of later ones, so that no epoch appears twice.
     """
 
-    def __init__(self, folder, sample):
+    def __init__(self, folder, sample, first_epoch=0):
         super().__init__()
         self.folder = folder
         self.sample = sample
+        self.first_epoch = first_epoch
         self.writer = None
 
     def on_train_begin(self, logs=None):
         from tensorboardX import SummaryWriter
 
         if self.writer is None:
-            self.writer = SummaryWriter(self.folder, write_to_disk=True)
+            purge = self.first_epoch + 1 if self.first_epoch else None
+            self.writer = SummaryWriter(self.folder, purge_step=purge)
 
     def on_epoch_end(self, epoch, logs=None):
         step = epoch + 1
@@ -295,10 +308,12 @@ class TensorBoardLog(keras.callbacks.Callback):
 
 
 class NonFiniteGuard(keras.callbacks.Callback):
-    """Stops with a UserError at the first step whose loss is NaN or infinite, before anything is saved.
+    """Stops with a UserError when the loss or a weight becomes NaN or infinite, before anything is saved.
+
+    Must be the first callback.
 
     Args:
-        first_step: the number of the step that training starts with.
+        first_step: the number of steps that were done before.
     """
 
     def __init__(self, first_step=0):
@@ -308,15 +323,25 @@ class NonFiniteGuard(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
         if not math.isfinite(float(logs["loss"])):
-            rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            raise UserError(
-                f"the loss is {float(logs['loss'])} at step {self.step} with learning rate {rate:g}; "
-                "clip the gradient (--clip_norm) or lower --learning_rate. The last good checkpoint is kept."
-            )
+            self._stop(f"the loss is {float(logs['loss'])}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        # The last step's loss was measured before its update.
+        for weight in self.model.trainable_weights:
+            if not np.all(np.isfinite(ops.convert_to_numpy(weight))):
+                self._stop(f"{weight.path} holds NaN or infinity")
+
+    def _stop(self, what):
+        sync_model(self.model)
+        rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        raise UserError(
+            f"{what} at step {self.step} with learning rate {rate:g}; clip the gradient (--clip_norm) or lower "
+            "--learning_rate. The last good checkpoint is kept."
+        )
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes the whole training state after every `every` epochs, at the end, and on SIGTERM or SIGINT.
+    """Writes the whole training state after every `every` epochs, after the last, and on SIGTERM or SIGINT.
 
     Must be the last callback, so that it sees the state that the others leave.
 
@@ -324,59 +349,62 @@ class Checkpoints(keras.callbacks.Callback):
         folder: an existing folder.
         settings: JSON-serialisable dict, kept to recognise a checkpoint of another configuration.
         stateful: dict of name to object with `state()`.
-        steps_per_epoch: steps of a whole epoch.
+        epochs: planned epochs.
         every: epochs between two checkpoints.
         keep: checkpoints to keep.
+        workers: `distribute.Workers`: all stop at the same step, and the chief writes.
     """
 
-    def __init__(self, folder, settings, stateful, steps_per_epoch, every=1, keep=3):
+    def __init__(self, folder, settings, stateful, epochs, every, keep, workers):
         super().__init__()
         self.folder = folder
         self.settings = settings
         self.stateful = stateful
-        self.steps_per_epoch = steps_per_epoch
+        self.epochs = epochs
         self.every = every
         self.keep = keep
+        self.workers = workers
         self.stopped_by = None
-        self._handlers = {}
 
-    def on_train_begin(self, logs=None):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._stop)
-
-    def on_train_end(self, logs=None):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+    @contextlib.contextmanager
+    def signals(self):
+        """A context in which SIGTERM and SIGINT end training after the step in progress."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python lets the main thread alone handle signals.
+            return
+        handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def _stop(self, number, frame):
         self.stopped_by = signal.Signals(number).name
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.stopped_by:
+        if self.workers.any(self.stopped_by):
             self.write()
-            raise Stopped(f"{self.stopped_by}: checkpoint written to {self.folder}; the same command resumes")
+            raise Stopped(
+                f"stopped by {self.stopped_by or 'another worker'}: checkpoint written to {self.folder}; "
+                "the same command resumes"
+            )
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every == 0 or self.model.stop_training:
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs or self.model.stop_training:
             self.write()
 
     def write(self):
         """Writes a checkpoint of this moment."""
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
-        step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        if not self.workers.is_chief:
+            return
+        sync_model(self.model)
         meta = {
-            "step": step,
-            "steps_per_epoch": self.steps_per_epoch,
+            "step": int(ops.convert_to_numpy(self.model.optimizer.iterations)),
             "settings": self.settings,
-            "finished": bool(self.model.stop_training),
             "state": {name: owner.state() for name, owner in self.stateful.items()},
         }
         checkpoint.save(self.folder, self.model, meta, self.keep)
-
-
-class Stopped(Exception):
-    """Training was asked to stop by a signal and has written its checkpoint."""
 
 
 class TimeLimit(keras.callbacks.Callback):
@@ -387,8 +415,14 @@ class TimeLimit(keras.callbacks.Callback):
         self.progress = progress
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.progress.minutes and self.progress.elapsed >= self.progress.minutes:
+        if self.progress(0) >= 1.0:
             self.model.stop_training = True
+
+
+def sync_model(model):
+    """Brings the variables up to date in the middle of an epoch: JAX's `fit` keeps their values elsewhere."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
 
 
 def write_card(path, card):

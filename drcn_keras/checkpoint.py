@@ -4,6 +4,8 @@ A checkpoint is one uncompressed .npz: every weight, every optimiser slot, and a
 settings and the callbacks' own state. Zip's checksums tell when a file was cut short or changed.
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -14,6 +16,10 @@ import numpy as np
 from absl import logging
 from keras import ops
 
+from drcn_keras.errors import UserError
+
+_PARTIAL = ".partial-"
+
 _NAME = "step-{:09d}.npz"
 _PATTERN = re.compile(r"step-(\d{9})\.npz$")
 
@@ -22,20 +28,43 @@ def write_atomically(path, write):
     """Calls `write(binary file)` on a new file beside `path` and renames it into place once it is on disk.
 
     Raises:
-        OSError: no space, a read-only folder; `path` is then as it was.
+        UserError: no space, a read-only folder; `path` is then as it was.
     """
     folder = os.path.dirname(path) or "."
-    handle, temporary = tempfile.mkstemp(prefix=".partial-", suffix=os.path.splitext(path)[1], dir=folder)
     try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        handle, temporary = tempfile.mkstemp(prefix=_PARTIAL, suffix=os.path.splitext(path)[1], dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+            _sync_folder(folder)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}; what was there is unchanged."
+        ) from error
+
+
+def _sync_folder(folder):
+    # The rename itself must be on disk before an older checkpoint is deleted.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_partial(folder):
+    """Deletes what a process that was killed while it wrote left in `folder`."""
+    for name in os.listdir(folder):
+        if name.startswith(_PARTIAL):
+            os.unlink(os.path.join(folder, name))
 
 
 def save(folder, model, meta, keep=3):
@@ -46,30 +75,75 @@ def save(folder, model, meta, keep=3):
         model: a compiled, built DRCN.
         meta: JSON-serialisable dict with at least "step".
         keep: checkpoints to leave, >= 1.
+
+    Raises:
+        UserError: the file cannot be written, or a value is not finite; older checkpoints are then as they were.
     """
     arrays = {name: ops.convert_to_numpy(variable) for name, variable in _variables(model)}
+    for name, array in arrays.items():
+        if not np.all(np.isfinite(array)):
+            raise UserError(f"no checkpoint is written at step {meta['step']}: {name} holds NaN or infinity.")
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    write_atomically(os.path.join(folder, _NAME.format(meta["step"])), lambda file: np.savez(file, **arrays))
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    write_atomically(os.path.join(folder, _NAME.format(meta["step"])), lambda file: file.write(packed.getbuffer()))
     for path in _paths(folder)[:-keep]:
         os.unlink(path)
 
 
-def newest(folder):
-    """The newest readable checkpoint.
+def newest(folder, objection=lambda meta: None):
+    """The newest checkpoint that is whole and to which nothing is objected.
 
-    A file that was cut short or changed is named in a warning, and the one before it is used.
+    One that is cut short, changed or of another configuration is named in a warning, and the one before it is
+    used.
+
+    Args:
+        folder: path of an existing folder.
+        objection: function of a checkpoint's meta; returns a reason not to use it, one line, or None.
 
     Returns:
-        (arrays by name, meta), or None when there is none.
+        The file's bytes, for `unpack`; empty when there is no checkpoint at all.
+
+    Raises:
+        UserError: there are checkpoints but none can be used.
     """
-    for path in reversed(_paths(folder)):
+    paths = _paths(folder)
+    refused = None
+    for path in reversed(paths):
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            return arrays, json.loads(bytes(arrays.pop("meta")))
+            with open(path, "rb") as file:
+                data = file.read()
+            _, meta = unpack(data)
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            logging.warning("checkpoint %s is cut short or damaged (%s); using the one before it", path, error)
-    return None
+            logging.warning("checkpoint %s is cut short or damaged (%s)", path, error)
+            continue
+        reason = objection(meta)
+        if not reason:
+            return data
+        refused = refused or reason
+        logging.warning("checkpoint %s is of another configuration: %s", path, reason)
+    if refused:
+        raise UserError(refused)
+    if paths:
+        raise UserError(f"none of the {len(paths)} checkpoints in {folder} is whole; --fresh starts over.")
+    return b""
+
+
+def unpack(data):
+    """What a checkpoint holds.
+
+    Args:
+        data: the file's bytes.
+
+    Returns:
+        (arrays by name, meta).
+
+    Raises:
+        ValueError, KeyError, EOFError, zipfile.BadZipFile: it is cut short or damaged.
+    """
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    return arrays, json.loads(bytes(arrays.pop("meta")))
 
 
 def restore(model, arrays):

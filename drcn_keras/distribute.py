@@ -1,29 +1,80 @@
-"""Choosing a tf.distribute strategy and feeding it.
+"""Spreading training over devices and machines with tf.distribute, and what workers must agree on.
 
-TensorFlow only; under another backend training runs on one process and its default device.
+A strategy of None is plain training on one device, the only one outside TensorFlow. Under several workers each
+runs the same loop on its share of every batch; the chief alone writes files.
 """
 
 import contextlib
+import json
+import os
+import sys
+import threading
+import zlib
 
 import keras
+import numpy as np
 
 from drcn_keras.errors import UserError
 
-STRATEGIES = ("default",)
+STRATEGIES = ("auto", "default", "mirrored", "multi_worker")
+_TASKS = ("chief", "worker")
 
 
-def choose(name):
-    """The strategy of that name.
+def choose(name, timeout=300.0):
+    """The strategy of that name. Must be called before TensorFlow has run an operation.
 
     Args:
-        name: one of `STRATEGIES`.
+        name: "auto": the machines of TF_CONFIG if it is set, else all GPUs, else one device; "default": one
+            device; "mirrored": every GPU of this machine, or every logical CPU where there is no GPU;
+            "multi_worker": the machines of TF_CONFIG.
+        timeout: seconds to wait for the other workers.
 
     Returns:
         A tf.distribute.Strategy, or None for plain training on one device.
+
+    Raises:
+        UserError: the backend is not TensorFlow, or TF_CONFIG is missing or malformed.
     """
-    if name not in STRATEGIES:
-        raise UserError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}.")
+    if keras.backend.backend() != "tensorflow":
+        if name in ("mirrored", "multi_worker"):
+            raise UserError(f"--strategy={name} needs KERAS_BACKEND=tensorflow; received {keras.backend.backend()}.")
+        return None
+    if name == "default":
+        return None
+    cluster = _cluster()
+    if name == "multi_worker" and not cluster:
+        raise UserError("--strategy=multi_worker needs the environment variable TF_CONFIG (see docs/training.md).")
+
+    import tensorflow as tf
+
+    if cluster and name != "mirrored":
+        addresses = ", ".join(address for task in _TASKS for address in cluster.get(task, ()))
+        options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
+        with _lost_workers(timeout, f"the workers {addresses} did not all start"):
+            return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "mirrored" or len(gpus) > 1:
+        return tf.distribute.MirroredStrategy(gpus or tf.config.list_logical_devices("CPU"))
     return None
+
+
+def _cluster():
+    """The addresses in TF_CONFIG by task, or None when it is not set."""
+    text = os.environ.get("TF_CONFIG", "").strip()
+    if not text:
+        return None
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        known = set(cluster) <= set(_TASKS) and 0 <= int(task["index"]) < len(cluster[task["type"]])
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise UserError(
+            'TF_CONFIG is malformed; expected {"cluster": {"worker": ["HOST:PORT", ...]}, '
+            f'"task": {{"type": "worker", "index": 0}}}}, received {text[:200]}.'
+        )
+    return cluster
 
 
 def scope(strategy):
@@ -31,17 +82,170 @@ def scope(strategy):
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 
+def replicas(strategy):
+    """How many devices share a batch, over all machines."""
+    return strategy.num_replicas_in_sync if strategy else 1
+
+
 def training_data(stream, start, strategy=None):
     """What `model.fit` reads: every batch of a `data.PatchStream` from step `start` on, without end.
 
     Returns:
-        A tf.data.Dataset under TensorFlow, otherwise a generator of NumPy batches.
+        Under TensorFlow a tf.data.Dataset, or its distributed twin in which each replica finds its slice of the
+        batch; otherwise a generator of NumPy batches.
+
+    Raises:
+        UserError: the batch cannot be shared out evenly.
     """
     if keras.backend.backend() != "tensorflow":
         return stream.batches(start)
+    if not strategy:
+        return _dataset(lambda: stream.batches(start), stream, stream.batch_size)
+    share, rest = divmod(stream.batch_size, replicas(strategy))
+    if rest:
+        raise UserError(
+            f"--batch_size is global and must be a multiple of the {replicas(strategy)} replicas; "
+            f"received {stream.batch_size}."
+        )
+
+    def local_dataset(context):
+        local = context.num_replicas_in_sync // context.num_input_pipelines
+        first = context.input_pipeline_id * local
+
+        def slices():
+            for ilr, hr in stream.batches(start):
+                for replica in range(first, first + local):
+                    part = slice(replica * share, (replica + 1) * share)
+                    yield ilr[part], hr[part]
+
+        return _dataset(slices, stream, share)
+
+    # Not experimental_distribute_dataset: its automatic sharding splits data by rules of its own.
+    return strategy.distribute_datasets_from_function(local_dataset)
+
+
+def _dataset(batches, stream, size):
     import tensorflow as tf
 
-    size = stream.patch_size
-    spec = tf.TensorSpec((stream.batch_size, size, size, stream.channels), tf.float32)
-    dataset = tf.data.Dataset.from_generator(lambda: stream.batches(start), output_signature=(spec, spec))
-    return dataset.prefetch(8)
+    spec = tf.TensorSpec((size, stream.patch_size, stream.patch_size, stream.channels), tf.float32)
+    return tf.data.Dataset.from_generator(batches, output_signature=(spec, spec)).prefetch(8)
+
+
+class Workers:
+    """The processes that train together, and what they tell each other. One process alone is a special case.
+
+    Clocks and rounding differ between machines. Whatever steers training by them (the time limit, validation)
+    is decided by the chief and told to the others, or their weights would part.
+
+    Args:
+        strategy: of `choose`.
+        timeout: seconds without an answer after which the others are taken for lost.
+    """
+
+    def __init__(self, strategy=None, timeout=300.0):
+        self.timeout = timeout
+        self.alone = strategy is None or strategy.cluster_resolver is None
+        self.is_chief = self.alone or strategy.extended.should_checkpoint
+        if self.alone:
+            return
+        import tensorflow as tf
+
+        local = len(strategy.extended.worker_devices)
+
+        @tf.function(reduce_retracing=True)
+        def total(values):
+            def once_per_worker():
+                replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+                return values if local == 1 else tf.where(replica % local == 0, values, tf.zeros_like(values))
+
+            return strategy.reduce("SUM", strategy.run(once_per_worker), axis=None)
+
+        self._total = total
+
+    def any(self, flag):
+        """True on every worker when `flag` is true on one."""
+        return bool(flag) if self.alone else bool(self._sum(np.array([bool(flag)], np.float64))[0])
+
+    def from_chief(self, number):
+        """The chief's `number`, a float, on every worker."""
+        return number if self.alone else float(self._sum(np.array([number if self.is_chief else 0], np.float64))[0])
+
+    def bytes_from_chief(self, data):
+        """The chief's `data`, bytes, on every worker."""
+        if self.alone:
+            return data
+        size = int(self.from_chief(len(data) if self.is_chief else 0))
+        if not size:
+            return b""  # TensorFlow 2.21 crashes when it sums nothing.
+        # As whole numbers, which the sum with zeros leaves exactly as they are.
+        words = np.zeros(-(-size // 4), np.int32)
+        if self.is_chief:
+            words.view(np.uint8)[:size] = np.frombuffer(data, np.uint8)
+        return self._sum(words).tobytes()[:size]
+
+    def require_same(self, text, what):
+        """Raises UserError on every worker unless all of them have the chief's `text`."""
+        checksum = zlib.crc32(text.encode())
+        if self.any(self.from_chief(checksum) != checksum):
+            raise UserError(f"the workers' {what} differ; each of them needs the same.")
+
+    def _sum(self, values):
+        with self.watch("a message to the other workers was not answered"):
+            return self._total(values).numpy()
+
+    def watch_errors(self):
+        """A context in which an error of the collective operations becomes the message that a worker was lost."""
+        return contextlib.nullcontext() if self.alone else _lost_workers(None, "a training step failed")
+
+    def watch(self, what):
+        """A context that ends the process, with one clear line, when a worker is lost while it lasts."""
+        return contextlib.nullcontext() if self.alone else _lost_workers(self.timeout, what)
+
+
+class StepWatch(keras.callbacks.Callback):
+    """Ends the process when a training step waits too long for the other workers.
+
+    Args:
+        workers: `Workers`.
+    """
+
+    def __init__(self, workers):
+        super().__init__()
+        self.workers = workers
+        self._step = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._step = contextlib.ExitStack()
+        self._step.enter_context(self.workers.watch("a training step did not end"))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step.close()
+
+
+@contextlib.contextmanager
+def _lost_workers(timeout, what):
+    """Turns an error of the collective operations, or their silence, into the message that a worker was lost."""
+    import tensorflow as tf
+
+    # An operation that waits for a dead peer cannot be interrupted from Python.
+    timer = threading.Timer(timeout, _give_up, [f"{what} within {timeout:g} s"]) if timeout else None
+    if timer:
+        timer.daemon = True
+        timer.start()
+    errors = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
+    try:
+        yield
+    except (*errors, tf.errors.CancelledError) as error:
+        raise UserError(_lost(what)) from error
+    finally:
+        if timer:
+            timer.cancel()
+
+
+def _give_up(what):
+    print(f"drcn_keras: error: {_lost(what)}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _lost(what):
+    return f"a worker was lost ({what}); start all workers again to go on from the last checkpoint."

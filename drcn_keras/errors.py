@@ -11,6 +11,10 @@ class UserError(Exception):
     """Something the user can put right. Its text is one line: what happened, expected, received."""
 
 
+class Stopped(Exception):
+    """A signal asked for an end and the work was put in a state that can be resumed: exit code 0."""
+
+
 def run(main):
     """Runs an absl main. A `UserError` or an error of the file system ends in one line, not a traceback.
 
@@ -23,6 +27,9 @@ def run(main):
             return main(argv)
         except UserError as error:
             _end(str(error))
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return 0
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             _end(f"{where}{error.strerror or error}")

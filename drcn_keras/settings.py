@@ -1,0 +1,128 @@
+"""What decides a training run, and the checks that need no Keras: a wrong path answers at once."""
+
+import dataclasses
+import os
+import tempfile
+
+from drcn_keras.data import list_folders
+from drcn_keras.errors import UserError
+
+
+def _setting(default, text, choices=None, low=None, high=None, resumable=False):
+    """A field of Settings. A `resumable` one may differ between a run and its resumption."""
+    metadata = {"help": text, "choices": choices, "low": low, "high": high, "resumable": resumable}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides a training run; every field is a flag of the same name.
+
+    Defaults are the paper's (sections 3.3 and 4.1 of arXiv 1511.04491) where the help says so.
+    """
+
+    train_dir: str = _setting("", "folders of training photographs, separated by commas")
+    val_dir: str = _setting("", "folders of validation photographs; empty: hold out training images, see --holdout")
+    model_dir: str = _setting(
+        "", "where best.keras, its card, log.csv, checkpoints and TensorBoard logs go", resumable=True
+    )
+    init: str = _setting("", "a DRCN .keras file whose weights training starts from, e.g. another scale's")
+    holdout: int = _setting(8, "training images kept for validation when --val_dir is empty", low=1)
+    scale: int = _setting(2, "enlargement", choices=(2, 3, 4))
+    channels: int = _setting(1, "1: luma, as the paper; 3: RGB", choices=(1, 3))
+    filters: int = _setting(256, "feature maps F (paper: 256)", low=1)
+    recursions: int = _setting(16, "recursions D (paper: 16)", low=1)
+    patch_size: int = _setting(41, "pixels (paper: 41)", low=3)
+    stride: int = _setting(21, "pixels from patch to patch (paper: 21)", low=1)
+    zooms: str = _setting("1", "multi-scale augmentation: shrink every image by these factors too, e.g. 1,0.8,0.6")
+    augment: bool = _setting(True, "flip and rotate patches")
+    batch_size: int = _setting(64, "patches a step over all replicas (paper: 64)", low=1)
+    epochs: int = _setting(100, "planned epochs", low=1, resumable=True)
+    steps_per_epoch: int = _setting(0, "0: one pass over the patches", low=0)
+    time_limit: float = _setting(
+        0.0,
+        "minutes, restarts included; 0: none. Schedules follow epochs or clock, whichever is further",
+        low=0.0,
+        resumable=True,
+    )
+    optimizer: str = _setting("sgd", "sgd (paper) or adam", choices=("sgd", "adam"))
+    momentum: float = _setting(0.9, "of sgd (paper: 0.9)", low=0.0, high=1.0)
+    learning_rate: float = _setting(0.01, "of the first epoch (paper: 0.01)", low=0.0)
+    schedule: str = _setting(
+        "plateau", "plateau (paper), cosine or constant learning rate", choices=("plateau", "cosine", "constant")
+    )
+    clip_norm: float = _setting(0.0, "largest norm of the whole gradient; 0: no clipping", low=0.0)
+    beta: float = _setting(1e-4, "weight decay (paper: 1e-4)", low=0.0)
+    alpha_schedule: str = _setting("linear", "how alpha falls", choices=("linear", "cosine", "exponential"))
+    alpha_start: float = _setting(1.0, "alpha of the first epoch", low=0.0, high=1.0)
+    alpha_end: float = _setting(0.0, "alpha of the last epoch; must be > 0 for exponential", low=0.0, high=1.0)
+    alpha_until: float = _setting(0.5, "share of the run at which alpha has reached --alpha_end", low=0.001, high=1.0)
+    seed: int = _setting(0, "of weights, order, flips and rotations", low=0)
+    precision: str = _setting("float32", "what the layers compute in", choices=("float32", "mixed_bfloat16"))
+    xla: bool = _setting(False, "compile the step with XLA (TensorFlow; JAX always does)", resumable=True)
+    strategy: str = _setting(
+        "auto",
+        "auto: the machines of TF_CONFIG if it is set, else all GPUs, else one device; mirrored: all GPUs of this "
+        "machine, or all logical CPUs; multi_worker: the machines of TF_CONFIG",
+        choices=("auto", "default", "mirrored", "multi_worker"),
+        resumable=True,
+    )
+    worker_timeout: float = _setting(
+        300.0, "seconds to wait for the other workers before they are taken for lost", low=1.0, resumable=True
+    )
+    validate_every: int = _setting(1, "epochs between validations", low=1)
+    checkpoint_every: int = _setting(1, "epochs between checkpoints", low=1, resumable=True)
+    keep_checkpoints: int = _setting(3, "checkpoints kept", low=1, resumable=True)
+    tensorboard: bool = _setting(True, "write TensorBoard logs", resumable=True)
+    fresh: bool = _setting(False, "delete the run in --model_dir and start over", resumable=True)
+
+
+def check(settings):
+    """Raises UserError where a setting is out of its range or a folder cannot be used."""
+    for field in dataclasses.fields(settings):
+        value, rule = getattr(settings, field.name), field.metadata
+        if rule["choices"] and value not in rule["choices"]:
+            expected = ", ".join(str(choice) for choice in rule["choices"])
+            raise UserError(f"--{field.name} must be one of {expected}; received {value}.")
+        for bound, wrong in (("low", lambda a, b: a < b), ("high", lambda a, b: a > b)):
+            if rule[bound] is not None and wrong(value, rule[bound]):
+                word = "least" if bound == "low" else "most"
+                raise UserError(f"--{field.name} must be at {word} {rule[bound]}; received {value}.")
+    for name in ("train_dir", "model_dir"):
+        if not getattr(settings, name):
+            raise UserError(f"--{name} is required.")
+    if settings.alpha_schedule == "exponential" and not (settings.alpha_start > 0 and settings.alpha_end > 0):
+        raise UserError(f"--alpha_end must be > 0 with --alpha_schedule=exponential; received {settings.alpha_end}.")
+    if settings.learning_rate <= 0:
+        raise UserError(f"--learning_rate must be > 0; received {settings.learning_rate}.")
+
+    folders = split(settings.train_dir)
+    list_folders(folders + split(settings.val_dir))
+    if settings.init and not os.path.isfile(settings.init):
+        raise UserError(f"--init: no file at {settings.init}.")
+    zooms(settings)
+    _check_writable(settings.model_dir)
+
+
+def _check_writable(folder):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"--model_dir: {folder} cannot be written to: {error.strerror}.") from error
+
+
+def split(text):
+    """The parts of a comma-separated setting, as a list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def zooms(settings):
+    """`settings.zooms` as a tuple of floats in (0, 1]. Raises UserError for anything else."""
+    try:
+        factors = tuple(float(part) for part in split(settings.zooms))
+    except ValueError:
+        factors = ()
+    if not factors or not all(0.0 < factor <= 1.0 for factor in factors):
+        raise UserError(f"--zooms must be numbers in (0, 1], separated by commas; received {settings.zooms!r}.")
+    return factors
