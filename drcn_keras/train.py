@@ -39,7 +39,8 @@ def train(settings):
     return trainer.run(settings)
 
 
-def _define_flags():
+def define_flags():
+    """Defines a flag for every field of `Settings`."""
     define = {
         bool: flags.DEFINE_boolean,
         int: flags.DEFINE_integer,
@@ -67,7 +68,7 @@ def run():
     """The command `drcn-train`."""
     # Notices about how TensorFlow was built would bury the one line of an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _define_flags()
+    define_flags()
     logging.set_verbosity(logging.INFO)
     errors.run(main)
 
