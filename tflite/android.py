@@ -1,0 +1,358 @@
+"""Checks and times a model on an Android device over adb, with LiteRT's benchmark_model.
+
+    python tflite/android.py MODEL.tflite --benchmark_binary=PATH [--serial=SERIAL] [--delegates=xnnpack,none]
+
+Pushes the binary, the model and a golden input, runs the binary once per delegate with that input, pulls the
+output it wrote and compares it with the golden output. Exit code 0: every gate holds. 1: one fails. 2: it could
+not be run. --dry_run prints the commands and touches no device.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+
+import numerics
+import numpy as np
+from check import LIMITS
+from manifest import (
+    CannotRun,
+    end,
+    identity_fault,
+    output_peak,
+    read_golden,
+    read_manifest,
+    sha256,
+    write_atomically,
+)
+
+# What selects each delegate in benchmark_model. The GPU computes in float32 so that its image can be judged.
+DELEGATES = {
+    "xnnpack": ["--use_xnnpack=true"],
+    "none": ["--use_xnnpack=false"],
+    "gpu": ["--use_xnnpack=false", "--use_gpu=true", "--gpu_precision_loss_allowed=false"],
+    "nnapi": ["--use_xnnpack=false", "--use_nnapi=true"],
+}
+
+REMOTE = "/data/local/tmp/drcn_check"
+
+_PROPERTIES = (
+    ("model", "ro.product.model"),
+    ("abi", "ro.product.cpu.abi"),
+    ("android", "ro.build.version.release"),
+)
+
+# The machine in an ELF header, by Android's name for it.
+_ELF_MACHINES = {"arm64-v8a": 183, "armeabi-v7a": 40, "x86_64": 62, "x86": 3}
+
+
+def main():
+    """Reads the flags, runs, prints, and returns the exit code."""
+    flags = parse_flags()
+    manifest = read_manifest(flags.model)
+    fault = identity_fault(flags.model, manifest)
+    if fault:
+        raise CannotRun(f"{flags.model}: {fault}.")
+    golden = read_golden(flags.model)
+    case = _case(golden, flags.case)
+    if flags.dry_run:
+        adb = Adb(flags.adb, flags.serial)
+        print("\n".join(shlex.join(command) for command in commands(adb, flags, manifest, "INPUT.bin", "OUTPUT")))
+        return 0
+    if not os.path.isfile(flags.benchmark_binary):
+        raise CannotRun(f"{flags.benchmark_binary}: no such file; expected LiteRT's benchmark_model for Android.")
+    adb = Adb(flags.adb, flags.serial)
+    adb.choose_device()
+    report = check(adb, flags, manifest, golden, case)
+    print(render(report))
+    if flags.json:
+        write_atomically(flags.json, (json.dumps(report, indent=1) + "\n").encode())
+    return 0 if report["passed"] else 1
+
+
+def parse_flags(argv=None):
+    """The command line's flags."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("model", metavar="MODEL.tflite")
+    parser.add_argument("--benchmark_binary", required=True, metavar="PATH", help="benchmark_model for the device")
+    parser.add_argument("--serial", help="of the device; needed when there are several (adb devices)")
+    parser.add_argument("--delegates", type=_delegates, default=["xnnpack"], help=f"of {', '.join(DELEGATES)}")
+    parser.add_argument("--case", default="", help="golden case to run; default the first")
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--golden_psnr", type=float, metavar="DB", help="at least; the default depends on the mode")
+    parser.add_argument("--allow_fallback", action="store_true", help="do not fail when the delegate did not run all")
+    parser.add_argument("--keep", action="store_true", help="leave the files on the device")
+    parser.add_argument("--json", metavar="FILE", help="also write the report there")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands, run none")
+    parser.add_argument("--adb", default="adb", metavar="COMMAND")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one command (default 600)")
+    return parser.parse_args(argv)
+
+
+def _delegates(text):
+    names = text.split(",")
+    for name in names:
+        if name not in DELEGATES:
+            raise argparse.ArgumentTypeError(f"unknown delegate {name!r}; expected some of {', '.join(DELEGATES)}")
+    return names
+
+
+def _case(golden, name):
+    names = [str(case) for case in golden["names"]]
+    if not name:
+        return 0
+    if name not in names:
+        raise CannotRun(f"no golden case {name!r}; there are {', '.join(names)}.")
+    return names.index(name)
+
+
+class Adb:
+    """The adb client, for one device."""
+
+    def __init__(self, command, serial):
+        self.command = shlex.split(command)
+        self.serial = serial
+
+    def line(self, *words):
+        """The whole command line of an adb command for the device."""
+        return [*self.command, *(["-s", self.serial] if self.serial else []), *words]
+
+    def run(self, words, timeout=60.0):
+        """Runs `line(*words)`.
+
+        Returns:
+            (exit code, standard output, standard error).
+
+        Raises:
+            CannotRun: adb is missing, or takes too long.
+        """
+        try:
+            done = subprocess.run(
+                self.line(*words),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+            )
+        except FileNotFoundError as error:
+            raise CannotRun(f"{self.command[0]}: not found; install Android's platform-tools.") from error
+        except subprocess.TimeoutExpired as error:
+            raise CannotRun(f"adb {words[0]}: no answer within {timeout:g} seconds.") from error
+        return done.returncode, done.stdout, done.stderr
+
+    def must(self, words, timeout=60.0):
+        """Runs and gives the standard output; any failure is a `CannotRun` that says what adb said."""
+        code, out, err = self.run(words, timeout)
+        if code:
+            raise CannotRun(f"adb {words[0]} failed: {_reason(out, err)}")
+        return out
+
+    def choose_device(self):
+        """Settles on one device that is ready.
+
+        Raises:
+            CannotRun: none, several and no serial, or one that is not authorised or not online.
+        """
+        serial, self.serial = self.serial, None
+        lines = self.must(["devices"]).splitlines()[1:]
+        states = dict(line.split()[:2] for line in lines if len(line.split()) >= 2)
+        if not states:
+            raise CannotRun("no Android device: connect one and allow USB debugging (adb devices lists none).")
+        if serial is None and len(states) > 1:
+            raise CannotRun(f"{len(states)} devices; choose one with --serial: {', '.join(sorted(states))}.")
+        serial = serial or next(iter(states))
+        if serial not in states:
+            raise CannotRun(f"no device {serial!r}; adb sees {', '.join(sorted(states))}.")
+        if states[serial] == "unauthorized":
+            raise CannotRun(f"device {serial} is unauthorised: unlock it and accept this computer's debugging key.")
+        if states[serial] != "device":
+            raise CannotRun(f"device {serial} is {states[serial]}; expected it online.")
+        self.serial = serial
+
+    def push(self, source, target, timeout):
+        """Pushes a file and proves that all of it arrived."""
+        code, out, err = self.run(["push", source, target], timeout)
+        reason = _reason(out, err)
+        if "No space left" in out + err:
+            raise CannotRun(f"no space left on the device for {source} ({os.path.getsize(source)} bytes).")
+        if code:
+            raise CannotRun(f"adb push of {source} failed: {reason}")
+        found = self.must(["shell", f"stat -c %s {target}; sha256sum {target}"]).split()
+        size = os.path.getsize(source)
+        if not found or found[0] != str(size):
+            raise CannotRun(f"the push of {source} was cut off: {found[0] if found else 0} of {size} bytes arrived.")
+        if len(found) < 2 or found[1] != sha256(source):
+            raise CannotRun(f"{source} arrived damaged: its SHA-256 on the device differs.")
+
+
+def _reason(out, err):
+    lines = [line for line in (err.strip() or out.strip()).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "adb gave no reason"
+
+
+def commands(adb, flags, manifest, input_file, output_folder):
+    """Every adb command of a run, in order, as lists of words."""
+    files = _pushed(flags, input_file)
+    lines = [[*adb.command, "devices"], *(adb.line("shell", f"getprop {name}") for _, name in _PROPERTIES)]
+    lines.append(adb.line("shell", f"mkdir -p {REMOTE}"))
+    lines += [adb.line("push", source, target) for source, target in files]
+    lines += [adb.line("shell", f"stat -c %s {target}; sha256sum {target}") for _, target in files]
+    lines.append(adb.line("shell", f"chmod 755 {REMOTE}/benchmark_model"))
+    for name in flags.delegates:
+        lines.append(adb.line("shell", _benchmark(flags, manifest, name)))
+        lines.append(adb.line("pull", _remote_output(name), os.path.join(output_folder, f"{name}.bin")))
+    if not flags.keep:
+        lines.append(adb.line("shell", f"rm -rf {REMOTE}"))
+    return lines
+
+
+def _pushed(flags, input_file):
+    return [
+        (flags.benchmark_binary, f"{REMOTE}/benchmark_model"),
+        (flags.model, f"{REMOTE}/model.tflite"),
+        (input_file, f"{REMOTE}/input.bin"),
+    ]
+
+
+def _remote_output(delegate):
+    return f"{REMOTE}/output_{delegate}.bin"
+
+
+def _benchmark(flags, manifest, delegate):
+    shape = ",".join(str(side) for side in manifest["input"]["shape"])
+    words = [
+        f"{REMOTE}/benchmark_model",
+        f"--graph={REMOTE}/model.tflite",
+        "--input_layer=input",
+        f"--input_layer_shape={shape}",
+        f"--input_layer_value_files=input:{REMOTE}/input.bin",
+        f"--output_filepath={_remote_output(delegate)}",
+        f"--num_threads={flags.threads}",
+        f"--num_runs={flags.runs}",
+        "--warmup_runs=5",
+        *DELEGATES[delegate],
+    ]
+    return shlex.join(words)
+
+
+def check(adb, flags, manifest, golden, case):
+    """Pushes, runs each delegate, compares.
+
+    Returns:
+        dict: device, model, case, delegates (a list of dicts with latency, what ran, the comparison, passed), passed.
+    """
+    device = {key: adb.must(["shell", f"getprop {name}"]).strip() for key, name in _PROPERTIES}
+    _check_binary(flags.benchmark_binary, device["abi"])
+    report = {"device": {"serial": adb.serial, **device}, "model": os.path.basename(flags.model)}
+    report["case"] = str(golden["names"][case])
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            input_file = os.path.join(folder, "input.bin")
+            golden["inputs"][case].tofile(input_file)
+            adb.must(["shell", f"mkdir -p {REMOTE}"])
+            for source, target in _pushed(flags, input_file):
+                adb.push(source, target, flags.timeout)
+            adb.must(["shell", f"chmod 755 {REMOTE}/benchmark_model"])
+            report["delegates"] = [
+                _run_delegate(adb, flags, manifest, golden["outputs"][case], name, folder) for name in flags.delegates
+            ]
+    finally:
+        if not flags.keep:
+            adb.run(["shell", f"rm -rf {REMOTE}"])
+    report["passed"] = all(result["passed"] for result in report["delegates"])
+    return report
+
+
+def _check_binary(path, abi):
+    with open(path, "rb") as file:
+        header = file.read(20)
+    if header[:4] != b"\x7fELF" or abi not in _ELF_MACHINES:
+        return  # A script, or an ABI of the future: the device will say.
+    if int.from_bytes(header[18:20], "little") != _ELF_MACHINES[abi]:
+        raise CannotRun(f"{path}: built for another processor; the device is {abi}.")
+
+
+def _run_delegate(adb, flags, manifest, expected, name, folder):
+    code, out, err = adb.run(["shell", _benchmark(flags, manifest, name)], flags.timeout)
+    log = out + err
+    result = {"delegate": name, **parse_log(log)}
+    if code:
+        reason = _reason(out, err)
+        hint = "; the binary is missing on the device" if "not found" in reason else ""
+        raise CannotRun(f"benchmark_model with {name} failed (exit {code}): {reason}{hint}")
+    if result["average_ms"] is None:
+        raise CannotRun(f"benchmark_model with {name} printed no timings: {_reason(out, err)}")
+    pulled = os.path.join(folder, f"{name}.bin")
+    code, out, err = adb.run(["pull", _remote_output(name), pulled], flags.timeout)
+    if code or not os.path.isfile(pulled):
+        raise CannotRun(f"no output from benchmark_model with {name} (is --output_filepath known to it?).")
+    data = np.fromfile(pulled, expected.dtype)
+    if data.size != expected.size:
+        raise CannotRun(
+            f"the output pulled for {name} has {os.path.getsize(pulled)} bytes; expected {expected.nbytes}."
+        )
+    actual = data.reshape(1, *expected.shape)
+    peak = output_peak(manifest)
+    compared = numerics.compare(actual, expected[None], peak, manifest["halo"])
+    limit = LIMITS[manifest["mode"]]["golden_psnr"] if flags.golden_psnr is None else flags.golden_psnr
+    faults = []
+    if not np.all(np.isfinite(actual)):
+        faults.append(f"{np.sum(~np.isfinite(actual))} NaN or infinite values")
+    elif compared["psnr"] < limit:
+        faults.append(f"{compared['psnr']:.1f} dB against the golden output, expected {limit:g} or more")
+    if name != "none" and result["ran"] != "completely" and not flags.allow_fallback:
+        said = (
+            "nothing in the log says that it ran" if result["ran"] == "unknown" else f"{result['ran']} executed by it"
+        )
+        faults.append(f"the delegate fell back: {name}: {said}")
+    return {**result, **compared, "limit_db": limit, "faults": faults, "passed": not faults}
+
+
+def parse_log(log):
+    """What benchmark_model prints.
+
+    Returns:
+        dict: init_ms, first_ms, average_ms, median_ms, p95_ms (None where not printed), and ran: "completely",
+        "partially", "not", or "unknown" when the log names no delegate.
+    """
+    timing = re.search(r"Init: ([\d.e+]+), First inference: ([\d.e+]+),.*Inference \(avg\): ([\d.e+]+)", log)
+    init, first, average = (float(value) / 1000.0 for value in timing.groups()) if timing else (None, None, None)
+    result = {"init_ms": init, "first_ms": first, "average_ms": average}
+    # Two count= lines: the warm-up's and, last, the measured runs'.
+    counts = [line for line in log.splitlines() if "count=" in line and "avg=" in line]
+    for key in ("median", "p95"):
+        found = re.search(rf"\b{key}=([\d.e+]+)", counts[-1]) if counts else None
+        result[f"{key}_ms"] = float(found.group(1)) / 1000.0 if found else None
+    ran = re.search(r"model graph will (be completely|be partially|not be) executed by the delegate", log)
+    result["ran"] = {"be completely": "completely", "be partially": "partially", "not be": "not"}.get(
+        ran.group(1) if ran else "", "unknown"
+    )
+    return result
+
+
+def render(report):
+    """The report as text."""
+    device = report["device"]
+    lines = [
+        f"{device['model']} ({device['serial']}), {device['abi']}, Android {device['android']}",
+        f"{report['model']}, case {report['case']}",
+        f"{'delegate':<10}{'ran':<14}{'init ms':>10}{'first ms':>10}{'mean ms':>10}{'p95 ms':>10}{'golden dB':>11}",
+    ]
+    for result in report["delegates"]:
+        p95 = "-" if result["p95_ms"] is None else f"{result['p95_ms']:.2f}"
+        lines.append(
+            f"{result['delegate']:<10}{result['ran']:<14}{result['init_ms']:>10.2f}{result['first_ms']:>10.2f}"
+            f"{result['average_ms']:>10.2f}{p95:>10}{result['psnr']:>11.1f}"
+        )
+        lines += [f"  FAIL {fault}" for fault in result["faults"]]
+    lines.append("passed" if report["passed"] else "failed")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    end(main)

@@ -1,0 +1,178 @@
+"""An exported model as it travels: the .tflite file, its manifest and its golden vectors, read and cross-checked.
+
+NumPy and the standard library alone, like everything in this folder: it runs on the device.
+"""
+
+import hashlib
+import json
+import os
+import sys
+
+import numpy as np
+
+FORMAT = 1
+MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
+PIPELINES = ("luma", "rgb")
+
+_REQUIRED = {
+    "format": int,
+    "model": dict,
+    "golden": dict,
+    "mode": str,
+    "pipeline": str,
+    "scale": int,
+    "halo": int,
+    "input": dict,
+    "output": dict,
+    "macs": int,
+}
+
+
+class CannotRun(Exception):
+    """The work could not be done at all. Its text is one line: what happened, expected, received."""
+
+
+def end(main):
+    """Runs a main and ends the process with its exit code; a `CannotRun` ends in one line and code 2.
+
+    Args:
+        main: function without arguments that returns an exit code.
+    """
+    program = os.path.basename(sys.argv[0])
+    try:
+        sys.exit(main())
+    except CannotRun as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def beside(model, suffix):
+    """The path of a model's companion: the same stem, ending in `suffix`."""
+    return os.path.splitext(model)[0] + suffix
+
+
+def read_manifest(model):
+    """The manifest beside a model.
+
+    Args:
+        model: path of the .tflite file.
+
+    Returns:
+        dict, every key that the tools here read present and of its type.
+
+    Raises:
+        CannotRun: a file is missing, or the manifest is damaged or of another format.
+    """
+    if not os.path.isfile(model):
+        raise CannotRun(f"{model}: no such model file.")
+    path = beside(model, ".json")
+    if not os.path.isfile(path):
+        raise CannotRun(f"{path}: no manifest beside the model; tools/export_tflite.py writes one.")
+    try:
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+    except ValueError as error:
+        raise CannotRun(f"{path}: damaged manifest: {error}.") from error
+    if not isinstance(manifest, dict):
+        raise CannotRun(f"{path}: a manifest is a JSON object; received a {type(manifest).__name__}.")
+    if manifest.get("format", FORMAT) != FORMAT:
+        raise CannotRun(f"{path}: manifest of format {manifest['format']}; this checker reads format {FORMAT}.")
+    for key, kind in _REQUIRED.items():
+        if not isinstance(manifest.get(key), kind):
+            raise CannotRun(f"{path}: the manifest needs {key!r} as {kind.__name__}; found {manifest.get(key)!r}.")
+    for key, choices in (("mode", MODES), ("pipeline", PIPELINES)):
+        if manifest[key] not in choices:
+            raise CannotRun(f"{path}: unknown {key} {manifest[key]!r}; expected one of {', '.join(choices)}.")
+    return manifest
+
+
+def read_golden(model):
+    """The golden vectors beside a model.
+
+    Args:
+        model: path of the .tflite file.
+
+    Returns:
+        dict of names (N), inputs (N, h, w, C), float_outputs and outputs (N, H, W, C).
+
+    Raises:
+        CannotRun: missing or damaged.
+    """
+    path = beside(model, ".npz")
+    if not os.path.isfile(path):
+        raise CannotRun(f"{path}: no golden vectors beside the model; tools/export_tflite.py writes them.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            golden = {key: file[key] for key in ("names", "inputs", "float_outputs", "outputs")}
+    except Exception as error:  # zipfile, zlib, KeyError and ValueError: all of them mean a damaged file.
+        raise CannotRun(f"{path}: damaged golden vectors: {error}.") from error
+    if len({len(array) for array in golden.values()}) != 1 or not len(golden["names"]):
+        raise CannotRun(f"{path}: damaged golden vectors: their arrays are of different lengths, or empty.")
+    return golden
+
+
+def is_real(name):
+    """Whether a golden case is a patch of a photograph, not a synthetic image."""
+    return name.startswith("patch")
+
+
+def identity_fault(model, manifest):
+    """Whether the files beside each other belong together.
+
+    Returns:
+        "" when the model and the golden vectors are those the manifest was written for, else a sentence.
+    """
+    described = manifest["model"]
+    size = os.path.getsize(model)
+    digest = sha256(model)
+    if digest != described.get("sha256"):
+        name = os.path.basename(model)
+        if described.get("file", name) != name:
+            return (
+                f"the manifest is of another file: it describes {described['file']} (SHA-256 "
+                f"{str(described.get('sha256'))[:12]}...), this file's is {digest[:12]}..."
+            )
+        if size < described.get("bytes", size):
+            return f"the file is truncated: {size} of the {described['bytes']} bytes that the manifest names"
+        return (
+            f"not the file that the manifest describes: its SHA-256 is {digest[:12]}..., expected "
+            f"{str(described.get('sha256'))[:12]}...: changed weights, another model, or a damaged copy"
+        )
+    golden = beside(model, ".npz")
+    if os.path.isfile(golden) and sha256(golden) != manifest["golden"].get("sha256"):
+        return f"the golden vectors {os.path.basename(golden)} are not those that the manifest describes (SHA-256)"
+    return ""
+
+
+def sha256(path):
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def output_peak(manifest):
+    """The output's full range: 1 for luma, 255 for rgb. PSNR is relative to it."""
+    return 255.0 if manifest["pipeline"] == "rgb" else 1.0
+
+
+def write_atomically(path, data):
+    """Writes bytes beside `path`, then renames: a reader sees the old file or the whole new one."""
+    part = f"{path}.part{os.getpid()}"
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        if os.path.exists(part):
+            os.remove(part)

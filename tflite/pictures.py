@@ -1,0 +1,146 @@
+"""Images on the device: MATLAB's bicubic and YCbCr in NumPy, reading and writing with Pillow.
+
+A small copy of what the training side has, because nothing here may import it; a test holds the two equal.
+"""
+
+import io
+import os
+
+import numpy as np
+from manifest import CannotRun, write_atomically
+
+# ITU-R BT.601 as MATLAB's rgb2ycbcr uses it, for values in [0, 1].
+_YCBCR_FROM_RGB = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255.0
+_YCBCR_OFFSET = np.array([16.0, 128.0, 128.0]) / 255.0
+_RGB_FROM_YCBCR = np.linalg.inv(_YCBCR_FROM_RGB)
+
+FORMATS = {
+    ".bmp": "BMP",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".png": "PNG",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+
+
+def rgb_to_ycbcr(rgb):
+    """MATLAB's rgb2ycbcr, not rounded: (..., 3) in [0, 1] to float64 (..., 3)."""
+    return np.asarray(rgb, np.float64) @ _YCBCR_FROM_RGB.T + _YCBCR_OFFSET
+
+
+def ycbcr_to_rgb(ycbcr):
+    """The exact inverse of `rgb_to_ycbcr`, not clipped."""
+    return (np.asarray(ycbcr, np.float64) - _YCBCR_OFFSET) @ _RGB_FROM_YCBCR.T
+
+
+def enlarge(image, scale):
+    """MATLAB's imresize(image, scale, 'bicubic'): cubic kernel of a = -0.5, mirrored border, not clipped.
+
+    Args:
+        image: (height, width) or (height, width, channels), any real dtype.
+        scale: int, at least 1.
+
+    Returns:
+        float64 (scale * height, scale * width, ...).
+    """
+    enlarged = np.asarray(image, np.float64)
+    for axis in (0, 1):
+        length = enlarged.shape[axis]
+        centers = (np.arange(scale * length) + 0.5) / scale - 0.5
+        first = np.floor(centers).astype(int) - 1
+        source = np.moveaxis(enlarged, axis, 0)
+        result = 0.0
+        for tap in range(4):
+            positions = (first + tap) % (2 * length)
+            mirrored = np.where(positions < length, positions, 2 * length - 1 - positions)
+            weights = _cubic(centers - first - tap)
+            result = result + weights.reshape((-1,) + (1,) * (source.ndim - 1)) * source[mirrored]
+        enlarged = np.moveaxis(result, 0, axis)
+    return enlarged
+
+
+def _cubic(x):
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return np.where(x <= 1.0, near, np.where(x <= 2.0, far, 0.0))
+
+
+def to_bytes(image):
+    """[0, 1] to uint8, clipped and rounded."""
+    return np.round(255.0 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
+
+
+def _pillow():
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise CannotRun("reading and writing images needs Pillow: pip install pillow.") from error
+    return Image, ImageOps
+
+
+def read(path):
+    """An image file, upright.
+
+    Returns:
+        (pixels, alpha, icc_profile): uint8 (height, width) gray or (height, width, 3) RGB; uint8 (height, width) or
+        None; bytes or None. More than 8 bits are rounded to 8.
+
+    Raises:
+        CannotRun: no such file, or not an image.
+    """
+    image_module, operations = _pillow()
+    try:
+        with image_module.open(path) as image:
+            image.load()
+            profile = image.info.get("icc_profile")
+            image = operations.exif_transpose(image)
+            if image.mode.startswith("I"):
+                return np.round(np.asarray(image, np.float64).clip(0, 65535) / 257.0).astype(np.uint8), None, profile
+            gray = image.mode in ("1", "L", "LA", "La")
+            alpha = None
+            if image.has_transparency_data or image.mode in ("La", "RGBa"):
+                alpha = np.asarray(image.convert("RGBA"))[..., 3]
+            if image.mode == "CMYK":
+                profile = None
+            return np.asarray(image.convert("L" if gray else "RGB")), alpha, profile
+    except FileNotFoundError as error:
+        raise CannotRun(f"{path}: no such file.") from error
+    except Exception as error:  # Decoders raise many kinds.
+        raise CannotRun(f"{path}: not a readable image: {error}") from error
+
+
+def check_output(path, has_alpha, overwrite):
+    """Refuses, before any work, an output that could not be written.
+
+    Raises:
+        CannotRun: unknown suffix, no such folder, transparency in a format without it, or a file in the way.
+    """
+    _pillow()
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in FORMATS:
+        raise CannotRun(f"{path}: expected a file ending in {' '.join(FORMATS)}.")
+    if has_alpha and FORMATS[suffix] in ("JPEG", "BMP", "PPM"):
+        raise CannotRun(f"{path}: the input is transparent and {FORMATS[suffix]} holds no transparency; use .png.")
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise CannotRun(f"{folder}: no such folder.")
+    if os.path.exists(path) and not overwrite:
+        raise CannotRun(f"{path}: exists; --overwrite replaces it.")
+
+
+def write(path, pixels, alpha, icc_profile):
+    """Writes what `read` gives, atomically; JPEG at quality 95."""
+    image_module, _ = _pillow()
+    if alpha is not None:
+        pixels = np.dstack([pixels, alpha])
+    buffer = io.BytesIO()
+    kind = FORMATS[os.path.splitext(path)[1].lower()]
+    options = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    if icc_profile:
+        options["icc_profile"] = icc_profile
+    image_module.fromarray(np.ascontiguousarray(pixels)).save(buffer, kind, **options)
+    write_atomically(path, buffer.getvalue())
