@@ -1,0 +1,389 @@
+"""A stand-in for TensorFlow Serving, to try and test a client where no tensorflow_model_server is at hand.
+
+It is not TensorFlow Serving. It loads the newest version of one SavedModel with Python TensorFlow and answers, on
+127.0.0.1 alone, the calls that a client of this project makes, with TF Serving's paths, messages and status codes:
+predict, model status and model metadata over REST and over gRPC. It takes the same flags for the same things. It has
+no batching, no polling for new versions and no version policies.
+"""
+
+import base64
+import json
+import os
+import re
+import signal
+import threading
+from concurrent import futures
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+import numpy as np
+import tensorflow as tf
+import warmup
+from absl import flags
+from google.protobuf import json_format
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from drcn_keras import errors
+
+HOST = "127.0.0.1"
+REST_BODY_LIMIT = 256 * 2**20
+_URL = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(/metadata|:predict)?")
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_HTTP_STATUSES = {
+    grpc.StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.PRECONDITION_FAILED,
+    grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    grpc.StatusCode.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
+    grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+class Refused(Exception):
+    """A request that ends in a status instead of an answer."""
+
+    def __init__(self, code, text):
+        super().__init__(text)
+        self.code = code
+
+
+class Servable:
+    """One loaded version of one model, and the answers about it that REST and gRPC share.
+
+    Args:
+        name: the model's name in requests.
+        base_path: folder of numbered SavedModels; the highest number is loaded.
+
+    Raises:
+        UserError: no numbered SavedModel there, or one whose warm-up requests fail.
+    """
+
+    def __init__(self, name, base_path):
+        versions = [int(entry) for entry in os.listdir(base_path) if entry.isdigit()]
+        if not versions:
+            raise errors.UserError(f"{base_path}: expected folders named by version numbers, as 1; there is none.")
+        self.name = name
+        self.version = max(versions)
+        path = os.path.join(base_path, str(self.version))
+        self._model = tf.saved_model.load(path, tags=["serve"])
+        if os.path.exists(os.path.join(path, warmup.FILE)):
+            warmup.replay(self._model, path)
+        self._definition = _read_graph(path)
+
+    def check(self, name, version):
+        """Raises Refused unless this is the servable that was asked for; version None is the newest."""
+        if name != self.name or version not in (None, self.version):
+            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {wanted}")
+
+    def signature(self, name):
+        """The signature's (function, {input name: tf.TensorSpec}); the empty name is serving_default."""
+        name = name or "serving_default"
+        if name not in self._model.signatures:
+            raise Refused(
+                grpc.StatusCode.INVALID_ARGUMENT, f'Serving signature name: "{name}" not found in signature def'
+            )
+        function = self._model.signatures[name]
+        return function, function.structured_input_signature[1]
+
+    def predict(self, signature_name, inputs):
+        """Runs a signature.
+
+        Args:
+            signature_name: string, "" for serving_default.
+            inputs: {name: NumPy array}.
+
+        Returns:
+            {name: NumPy array}.
+
+        Raises:
+            Refused: the inputs do not fit the signature, or the graph itself refused them.
+        """
+        function, specs = self.signature(signature_name)
+        if set(inputs) != set(specs):
+            raise Refused(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"input names do not match signature: sent {sorted(inputs)}, expected {sorted(specs)}",
+            )
+        for name, spec in specs.items():
+            value = inputs[name]
+            if tf.as_dtype(value.dtype) != spec.dtype or not spec.shape.is_compatible_with(value.shape):
+                raise Refused(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f"input {name} is {tf.as_dtype(value.dtype).name} {value.shape}; "
+                    f"expected {spec.dtype.name} {spec.shape}",
+                )
+        try:
+            outputs = function(**{name: tf.constant(inputs[name], spec.dtype) for name, spec in specs.items()})
+        except tf.errors.OpError as error:
+            # Python's own wrapping of the message is left out: a C++ server has none.
+            text = error.message.rpartition("<stack traces unavailable>\n")[2]
+            raise Refused(_GRPC_CODES[error.error_code], text) from error
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def status(self):
+        response = get_model_status_pb2.GetModelStatusResponse()
+        state = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+        response.model_version_status.add(version=self.version, state=state).status.SetInParent()
+        return response
+
+    def metadata(self):
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        self.fill_spec(response.model_spec)
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        for name, definition in self._definition.signature_def.items():
+            signatures.signature_def[name].CopyFrom(definition)
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+    def fill_spec(self, spec, signature_name=""):
+        spec.name = self.name
+        spec.version.value = self.version
+        spec.signature_name = signature_name
+
+
+def _read_graph(path):
+    with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+        return saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs[0]
+
+
+class _GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer, model_service_pb2_grpc.ModelServiceServicer):
+    """Predict, GetModelMetadata and GetModelStatus; every other method answers UNIMPLEMENTED."""
+
+    def __init__(self, servable):
+        self._servable = servable
+
+    def Predict(self, request, context):
+        try:
+            self._check(request)
+            inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+            outputs = self._servable.predict(request.model_spec.signature_name, inputs)
+        except Refused as refused:
+            context.abort(refused.code, str(refused))
+        except (TypeError, ValueError) as error:  # From make_ndarray: contents that do not fit the shape.
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        response = predict_pb2.PredictResponse()
+        self._servable.fill_spec(response.model_spec, request.model_spec.signature_name or "serving_default")
+        for name, value in outputs.items():
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+        return response
+
+    def GetModelMetadata(self, request, context):
+        try:
+            self._check(request)
+        except Refused as refused:
+            context.abort(refused.code, str(refused))
+        return self._servable.metadata()
+
+    def GetModelStatus(self, request, context):
+        try:
+            self._check(request)
+        except Refused as refused:
+            context.abort(refused.code, str(refused))
+        return self._servable.status()
+
+    def _check(self, request):
+        spec = request.model_spec
+        self._servable.check(spec.name, spec.version.value if spec.HasField("version") else None)
+
+
+class _RestHandler(BaseHTTPRequestHandler):
+    """GET status and metadata, POST predict, as TF Serving's REST page lays them out."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "drcn-stand-in"
+    timeout = 60
+
+    def do_GET(self):
+        self._respond(self._get)
+
+    def do_POST(self):
+        self._respond(self._post)
+
+    def _get(self):
+        servable, what = self._target()
+        if what == ":predict":
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "predict is a POST request")
+        if what == "/metadata":
+            content = json_format.MessageToDict(servable.metadata(), preserving_proto_field_name=True)
+            del content["metadata"]["signature_def"]["@type"]
+            return content
+        message = servable.status()
+        return json_format.MessageToDict(
+            message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+
+    def _post(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > REST_BODY_LIMIT:
+            # The body is not read, so the connection cannot be used again.
+            self.close_connection = True
+            raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"body of {length} bytes; at most {REST_BODY_LIMIT}")
+        body = self.rfile.read(length)
+        servable, what = self._target()
+        if what != ":predict":
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"Malformed request: POST {self.path}")
+        return _predict_json(servable, body)
+
+    def _target(self):
+        """(servable, "", "/metadata" or ":predict") of the request's path."""
+        match = _URL.fullmatch(self.path)
+        if not match:
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"Malformed request: {self.command} {self.path}")
+        name, version, what = match.groups()
+        self.server.servable.check(name, int(version) if version else None)
+        return self.server.servable, what
+
+    def _respond(self, answer):
+        try:
+            status, content = HTTPStatus.OK, answer()
+        except Refused as refused:
+            status = _HTTP_STATUSES.get(refused.code, HTTPStatus.INTERNAL_SERVER_ERROR)
+            content = {"error": str(refused)}
+        body = json.dumps(content).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        except ConnectionError:
+            self.close_connection = True  # The client left; there is nobody to tell.
+
+    def log_message(self, *_):
+        """No line per request."""
+
+
+def _predict_json(servable, body):
+    """TF Serving's JSON predict call: row ("instances") or columnar ("inputs") format, bytes as {"b64": ...}."""
+    try:
+        request = json.loads(body)
+        rows = "instances" in request
+        if rows == ("inputs" in request):
+            raise ValueError("expected one of 'instances' and 'inputs'")
+        signature_name = request.get("signature_name", "")
+        _, specs = servable.signature(signature_name)
+        values = request["instances" if rows else "inputs"]
+        columns = _columns(values, list(specs)) if rows else _named(values, list(specs))
+        inputs = {name: _from_json(columns[name], spec) for name, spec in specs.items() if name in columns}
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"JSON Parse error: {error}") from error
+    outputs = {name: _to_json(name, value) for name, value in servable.predict(signature_name, inputs).items()}
+    if not rows:
+        return {"outputs": next(iter(outputs.values())) if len(outputs) == 1 else outputs}
+    if len(outputs) == 1:
+        return {"predictions": next(iter(outputs.values()))}
+    return {"predictions": [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]}
+
+
+def _is_named(value):
+    return isinstance(value, dict) and set(value) != {"b64"}
+
+
+def _columns(instances, names):
+    if _is_named(instances[0]):
+        return {name: [instance[name] for instance in instances] for name in instances[0]}
+    return {names[0]: instances}
+
+
+def _named(inputs, names):
+    return inputs if _is_named(inputs) else {names[0]: inputs}
+
+
+def _from_json(value, spec):
+    if spec.dtype == tf.string:
+        return np.array(_decode(value), dtype=object)
+    array = np.array(value)
+    if spec.dtype.is_integer and array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"expected whole numbers for {spec.name}")
+    if array.dtype.kind not in "iuf" and array.size:
+        raise ValueError(f"expected a rectangular list of numbers for {spec.name}")
+    if spec.dtype == tf.uint8 and array.size and not (array.min() >= 0 and array.max() <= 255):
+        raise ValueError(f"a value of {spec.name} is out of range for uint8")
+    return array.astype(spec.dtype.as_numpy_dtype)
+
+
+def _decode(value):
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if isinstance(value, dict):
+        return base64.b64decode(value["b64"], validate=True)
+    return value.encode()
+
+
+def _to_json(name, value):
+    if value.dtype != object:
+        return value.tolist()
+    encode = (lambda item: {"b64": base64.b64encode(item).decode()}) if name.endswith("_bytes") else bytes.decode
+    return [encode(item) for item in value.tolist()]
+
+
+def serve(servable, port, rest_api_port, channel_arguments=()):
+    """Listens on loopback until the process gets SIGINT or SIGTERM.
+
+    Args:
+        servable: `Servable`.
+        port: of gRPC; 0 takes a free one.
+        rest_api_port: of REST; 0 takes a free one.
+        channel_arguments: list of (name, value) for the gRPC server.
+
+    Raises:
+        UserError: a port is taken.
+    """
+    grpc_server = grpc.server(
+        futures.ThreadPoolExecutor(os.cpu_count()),
+        # TF Serving's own limit; channel_arguments come later and win.
+        options=[("grpc.max_receive_message_length", 2**31 - 1), ("grpc.so_reuseport", 0), *channel_arguments],
+    )
+    service = _GrpcService(servable)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, grpc_server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, grpc_server)
+    try:
+        rest_server = ThreadingHTTPServer((HOST, rest_api_port), _RestHandler)
+        port = grpc_server.add_insecure_port(f"{HOST}:{port}")
+    except (OSError, RuntimeError) as error:
+        raise errors.UserError(f"ports {port} and {rest_api_port} on {HOST} must be free: {error}") from error
+    rest_server.servable = servable
+    rest_server.daemon_threads = True
+    grpc_server.start()
+    threading.Thread(target=rest_server.serve_forever, daemon=True).start()
+    print(
+        f"Stand-in server (not TensorFlow Serving): {servable.name} version {servable.version}, "
+        f"gRPC {HOST}:{port}, REST http://{HOST}:{rest_server.server_port}",
+        flush=True,
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+    rest_server.shutdown()
+    grpc_server.stop(grace=5).wait()
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise errors.UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
+    arguments = []
+    for pair in flags.FLAGS.grpc_channel_arguments.split(","):
+        name, _, value = pair.partition("=")
+        if name:
+            arguments.append((name, int(value) if re.fullmatch(r"-?\d+", value) else value))
+    servable = Servable(flags.FLAGS.model_name, flags.FLAGS.model_base_path)
+    serve(servable, flags.FLAGS.port, flags.FLAGS.rest_api_port, arguments)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("port", 8500, "port of gRPC on 127.0.0.1; 0 takes a free one")
+    flags.DEFINE_integer("rest_api_port", 8501, "port of REST on 127.0.0.1; 0 takes a free one")
+    flags.DEFINE_string("model_name", "drcn", "the model's name in requests")
+    flags.DEFINE_string("model_base_path", None, "folder of numbered SavedModels", required=True)
+    flags.DEFINE_string("grpc_channel_arguments", "", "as grpc.max_receive_message_length=1000000, comma-separated")
+    errors.run(main)
