@@ -258,31 +258,24 @@ class CSVLog(keras.callbacks.Callback):
 class TensorBoardLog(keras.callbacks.Callback):
     """Scalars, the D ensemble weights, the PSNR of every recursion and a sample image, for TensorBoard.
 
-    Written by tensorboardX, so that it is the same on every backend.
+    Written by tensorboardX, so that it is the same on every backend. A resumed run tells TensorBoard to drop what
+    an earlier process wrote of the epochs that it repeats.
 
     Args:
         folder: where the event file goes.
         sample: a `data.Pair`, a small one: it is upscaled by every recursion at each validated epoch.
-        first_epoch: the epoch (0-based) that training starts with. TensorBoard drops what an earlier process wrote
-            of it and of later ones, so that no epoch appears twice.
     """
 
-    def __init__(self, folder, sample, first_epoch=0):
+    def __init__(self, folder, sample):
         super().__init__()
         self.folder = folder
         self.sample = sample
-        self.first_epoch = first_epoch
         self.writer = None
-
-    def on_train_begin(self, logs=None):
-        from tensorboardX import SummaryWriter
-
-        if self.writer is None:
-            purge = self.first_epoch + 1 if self.first_epoch else None
-            self.writer = SummaryWriter(self.folder, purge_step=purge)
 
     def on_epoch_end(self, epoch, logs=None):
         step = epoch + 1
+        if self.writer is None:
+            self._open(step)
         for name, value in logs.items():
             self.writer.add_scalar(name, value, step)
         weights = ops.convert_to_numpy(self.model.ensemble_weights)
@@ -293,7 +286,16 @@ class TensorBoardLog(keras.callbacks.Callback):
         self.writer.flush()
 
     def on_train_end(self, logs=None):
-        self.writer.flush()
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+    def _open(self, step):
+        from tensorboardX import SummaryWriter
+
+        # The suffix tells files apart that start within one second.
+        purge = step if step > 1 else None
+        self.writer = SummaryWriter(self.folder, purge_step=purge, filename_suffix=f".{step}")
 
     def _add_sample(self, step):
         ilr, hr, scale = self.sample.ilr, self.sample.hr, self.model.scale

@@ -83,7 +83,7 @@ def run(settings):
     if settings.schedule == "plateau":
         rules.append(plateau)
     if workers.is_chief:
-        rules += _records(settings, paths, min(validation, key=lambda pair: pair.hr.size), step // steps)
+        rules += _records(settings, paths, min(validation, key=lambda pair: pair.hr.size))
     if not workers.alone:
         rules.insert(0, distribute.StepWatch(workers))
     rules.append(saver)
@@ -124,11 +124,11 @@ def _schedules(settings, progress):
     return rules
 
 
-def _records(settings, paths, sample, first_epoch):
+def _records(settings, paths, sample):
     """The callbacks that write what happened."""
     rules = [callbacks.CSVLog(paths["log"], ["loss", "alpha", "lr", "val_psnr", "val_bicubic"])]
     if settings.tensorboard:
-        rules.append(callbacks.TensorBoardLog(paths["tensorboard"], sample, first_epoch))
+        rules.append(callbacks.TensorBoardLog(paths["tensorboard"], sample))
     return rules
 
 
@@ -261,11 +261,7 @@ class _Card:
         self.progress = progress
 
     def save(self, model, logs, epoch):
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "best.keras")
-            model.save(path)
-            with open(path, "rb") as file:
-                packed = file.read()
+        packed = _packed(model, self.path)
         checkpoint.write_atomically(self.path, lambda file: file.write(packed))
         card = {
             "package_version": drcn_keras.__version__,
@@ -292,6 +288,20 @@ class _Card:
             return {}
         with open(_card_path(self.path)) as file:
             return json.load(file)
+
+
+def _packed(model, path):
+    """The bytes of the model's .keras file; Keras writes one by name only."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = os.path.join(folder, "best.keras")
+            model.save(temporary)
+            with open(temporary, "rb") as file:
+                return file.read()
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}; what was there is unchanged."
+        ) from error
 
 
 def _card_path(path):
