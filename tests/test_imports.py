@@ -1,0 +1,66 @@
+"""The layout's one rule: imports run downward, and each folder keeps to itself."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+# A module may import those that stand before it.
+ORDER = [
+    "errors",
+    "image",
+    "metrics",
+    "layers",
+    "losses",
+    "model",
+    "checkpoint",
+    "callbacks",
+    "data",
+    "settings",
+    "distribute",
+    "deploy",
+    "upscale",
+    "evaluate",
+    "trainer",
+    "train",
+]
+
+
+def imported(path):
+    """Every module that a file imports, at its top or inside a function, as dotted names."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def package_modules(path):
+    return {name.split(".")[1] for name in imported(path) if name.startswith("drcn_keras.")} & set(ORDER)
+
+
+def test_every_module_has_its_place():
+    assert {path.stem for path in (ROOT / "drcn_keras").glob("*.py")} - {"__init__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_run_downward(module):
+    above = set(ORDER[ORDER.index(module) :])
+    assert not package_modules(ROOT / "drcn_keras" / f"{module}.py") & above
+
+
+def test_nothing_imports_the_tools():
+    tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
+    for path in (ROOT / "drcn_keras").glob("*.py"):
+        assert not {name.split(".")[0] for name in imported(path)} & ({"tools", "tests"} | tools), path
+
+
+def test_importing_the_package_loads_neither_keras_nor_tensorflow():
+    code = "import sys, drcn_keras; print(sorted({'keras', 'tensorflow', 'jax'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"
