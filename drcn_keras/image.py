@@ -7,17 +7,34 @@ NumPy and Pillow, and pypng for the one thing that Pillow lacks: PNG with 16-bit
 import io
 import os
 import warnings
+import zlib
 
 import numpy as np
 import png
+from absl import logging
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from drcn_keras.errors import UserError
+
+SCALES = (2, 3, 4)  # The enlargements that the field measures.
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 # What Pillow may open, told by content. Formats that start other programs (EPS) are left out.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+_TIFF_DEPTH = 258  # The tag BitsPerSample.
+
+# By suffix: Pillow's name of the format, its options, whether it holds transparency, whether 16-bit gray.
+_WRITTEN = {
+    ".png": ("PNG", {}, True, True),
+    ".tif": ("TIFF", {"compression": "tiff_lzw"}, True, True),
+    ".tiff": ("TIFF", {"compression": "tiff_lzw"}, True, True),
+    ".webp": ("WEBP", {"lossless": True}, True, False),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}, False, False),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}, False, False),
+    ".bmp": ("BMP", {}, False, False),
+}
 
 # ITU-R BT.601 as MATLAB's rgb2ycbcr uses it: rows Y, Cb, Cr; columns R, G, B; for values in [0, 1].
 _YCBCR_FROM_RGB = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255.0
@@ -65,12 +82,12 @@ def shrink(image, scale):
     return bicubic(image, 1.0 / scale)
 
 
-def enlarge(image, scale):
-    """MATLAB's imresize(image, scale, 'bicubic'): symmetric border, not clipped."""
-    return bicubic(image, float(scale))
+def enlarge(image, scale, window=(slice(None), slice(None))):
+    """MATLAB's imresize(image, scale, 'bicubic'): symmetric border, not clipped. `window` as in `bicubic`."""
+    return bicubic(image, float(scale), window)
 
 
-def bicubic(image, factor):
+def bicubic(image, factor, window=(slice(None), slice(None))):
     """Resizes as MATLAB's imresize does, with a cubic kernel of a = -0.5 (Keys, 1981).
 
     Shrinking widens the kernel by 1/factor (antialiasing); the border is mirrored with its edge pixel
@@ -79,13 +96,20 @@ def bicubic(image, factor):
     Args:
         image: (height, width) or (height, width, channels), any real dtype.
         factor: float > 0; each side becomes ceil(factor * side).
+        window: the rows and columns of the result to compute, two slices; time and memory are those of the window.
 
     Returns:
-        float64, the resized image, not clipped and not rounded.
+        float64, the window of the resized image, not clipped and not rounded.
     """
-    resized = np.asarray(image, np.float64)
+    image = np.asarray(image)
+    taps = []
     for axis in (0, 1):
-        indices, weights = _contributions(resized.shape[axis], factor)
+        indices, weights = _contributions(image.shape[axis], factor, window[axis])
+        first = indices.min()
+        image = image[(slice(None),) * axis + (slice(first, indices.max() + 1),)]
+        taps.append((indices - first, weights))
+    resized = image.astype(np.float64)
+    for axis, (indices, weights) in enumerate(taps):
         columns = (-1,) + (1,) * (resized.ndim - 1)
         source = np.moveaxis(resized, axis, 0)
         # Tap by tap, so that memory stays that of the result.
@@ -94,11 +118,11 @@ def bicubic(image, factor):
     return resized
 
 
-def _contributions(length, factor):
-    """For each output position: the input positions (out, taps) it draws on and their weights."""
+def _contributions(length, factor, window):
+    """For each output position in the window: the input positions (out, taps) it draws on and their weights."""
     stretch = max(1.0, 1.0 / factor)
     support = 4.0 * stretch
-    outputs = np.arange(int(np.ceil(length * factor - 1e-9)))
+    outputs = np.arange(int(np.ceil(length * factor - 1e-9)))[window]
     centers = (outputs + 0.5) / factor - 0.5
     first = np.floor(centers - support / 2.0).astype(int)
     positions = first[:, None] + np.arange(int(np.ceil(support)) + 2)
@@ -161,9 +185,11 @@ def read_image(path):
     if pixels.ndim == 3:
         colors = 3 if pixels.shape[2] >= 3 else 1
         pixels = pixels[..., 0] if colors == 1 else pixels[..., :3]
-    if pixels.dtype == np.uint16:
-        pixels = np.round(pixels / 257.0)
-    return np.ascontiguousarray(pixels, np.uint8)
+    return np.ascontiguousarray(_to_eight_bit(pixels))
+
+
+def _to_eight_bit(pixels):
+    return np.round(pixels / 257.0).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
 def read_pixels(path):
@@ -186,6 +212,7 @@ def read_pixels(path):
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as image:
                 image.load()
+                _warn_of_lost_depth(path, image)
                 return _read_deep_png(path, image) or pixels_of(image)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -247,6 +274,12 @@ def _rgb_from_cmyk(image, icc_profile):
     return image.convert("RGB")
 
 
+def _warn_of_lost_depth(path, image):
+    """Pillow reads a TIFF's 16-bit colour at 8 bit, without a word."""
+    if image.format == "TIFF" and image.mode.startswith("RGB") and max(image.tag_v2.get(_TIFF_DEPTH, (8,))) > 8:
+        logging.warning("%s: a TIFF with 16-bit colour is read at 8 bit; a PNG keeps its depth", path)
+
+
 def _read_deep_png(path, image):
     """(pixels, icc_profile) of a PNG with 16-bit colour, which Pillow would read at 8 bit; None for others."""
     if image.format != "PNG":
@@ -284,3 +317,72 @@ def _upright(pixels, image):
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def image_of(pixels, icc_profile=None):
+    """A PIL image of pixels in the layout of `read_pixels`; 16-bit colour, which PIL lacks, is rounded to 8 bit."""
+    if pixels.ndim == 3:
+        pixels = _to_eight_bit(pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if icc_profile:
+        image.info["icc_profile"] = icc_profile
+    return image
+
+
+def check_writable(path, pixels=None):
+    """Whether the suffix of `path` names a format that is written here and that can hold `pixels`.
+
+    Args:
+        path: of the file to be written; it is not touched.
+        pixels: as from `read_pixels`, or None to look at the suffix alone.
+
+    Raises:
+        UserError: it is not.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in _WRITTEN:
+        raise UserError(f"{path}: cannot write {suffix or 'a file without a suffix'}; expected {' '.join(_WRITTEN)}.")
+    name, _, holds_alpha, holds_sixteen = _WRITTEN[suffix]
+    if pixels is None:
+        return
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4) and not holds_alpha:
+        raise UserError(f"{path}: {name} cannot hold the image's transparency; write .png.")
+    # Pillow writes 16 bit of gray alone.
+    deep = name == "PNG" or (holds_sixteen and pixels.ndim == 2)
+    if pixels.dtype == np.uint16 and not deep:
+        raise UserError(f"{path}: {name} cannot hold the image's 16 bit; write .png.")
+
+
+def write_pixels(file, path, pixels, icc_profile=None):
+    """Encodes an image without losing depth or transparency.
+
+    Args:
+        file: binary file to write to.
+        path: tells the format by its suffix: png, tif (LZW), webp (lossless), jpg (quality 95, 4:4:4) or bmp.
+        pixels: as from `read_pixels`.
+        icc_profile: bytes, the colour profile to embed, or None.
+
+    Raises:
+        UserError: the format cannot hold the pixels, or not so many of them.
+    """
+    check_writable(path, pixels)
+    name, options, _, _ = _WRITTEN[os.path.splitext(path)[1].lower()]
+    if pixels.dtype == np.uint16 and pixels.ndim == 3:
+        _write_deep_png(file, pixels, icc_profile)
+        return
+    try:
+        image_of(pixels).save(file, name, icc_profile=icc_profile, **options)
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be written as {name}: {error}") from error
+
+
+def _write_deep_png(file, pixels, icc_profile):
+    height, width, channels = pixels.shape
+    writer = png.Writer(width, height, greyscale=channels == 2, alpha=channels in (2, 4), bitdepth=16)
+    encoded = io.BytesIO()
+    writer.write_packed(encoded, (row.astype(">u2").tobytes() for row in pixels))
+    chunks = list(png.Reader(bytes=encoded.getvalue()).chunks())
+    if icc_profile:
+        # A chunk that pypng reads but does not write: name, zero, method 0 (deflate), the compressed profile.
+        chunks.insert(1, (b"iCCP", b"profile\0\0" + zlib.compress(icc_profile)))
+    png.write_chunks(file, chunks)
