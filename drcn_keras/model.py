@@ -12,6 +12,7 @@ from drcn_keras.layers import CenteredIdentity, RecursionWeighting
 from drcn_keras.losses import drcn_loss, weight_decay
 
 SCALES = (2, 3, 4)
+_PRESETS = os.path.join(os.path.dirname(__file__), "weights")
 
 
 @keras.saving.register_keras_serializable("drcn_keras")
@@ -231,11 +232,16 @@ def _check(name, value, holds, expected):
         raise ValueError(f"{name} must be {expected}; received {value!r}.")
 
 
-def load(path):
+def presets():
+    """The names of the trained models that ship with the package, sorted."""
+    return sorted(os.path.splitext(name)[0] for name in os.listdir(_PRESETS) if name.endswith(".keras"))
+
+
+def load(model):
     """Loads a trained DRCN.
 
     Args:
-        path: a `.keras` file that `DRCN.save` wrote.
+        model: the name of a preset, such as "mobile-x2", or the path of a `.keras` file that `DRCN.save` wrote.
 
     Returns:
         The `DRCN`, compile state included.
@@ -243,8 +249,11 @@ def load(path):
     Raises:
         UserError: the file is missing, is damaged, is no DRCN, or holds a weight that is not finite.
     """
+    path = os.path.join(_PRESETS, model + ".keras") if model in presets() else model
     if not os.path.isfile(path):
-        raise UserError(f"no model file at {path}; expected a .keras file that drcn_keras.train wrote.")
+        raise UserError(
+            f"no model {path}; expected a .keras file that drcn_keras.train wrote, or one of {', '.join(presets())}."
+        )
     try:
         model = keras.saving.load_model(path, safe_mode=True)
     except Exception as error:  # Keras raises many kinds, from zipfile's to TypeError.
