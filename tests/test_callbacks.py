@@ -1,0 +1,201 @@
+import csv
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from drcn_keras import DRCN, callbacks
+from drcn_keras.data import Pair
+from drcn_keras.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = DRCN(recursions=2, filters=2)
+    model.compile(optimizer=keras.optimizers.SGD(0.01), jit_compile=False)
+    return model
+
+
+def attached(callback, model):
+    callback.set_model(model)
+    model.stop_training = False
+    return callback
+
+
+def rate(model):
+    return float(np.array(model.optimizer.learning_rate))
+
+
+# By hand, from 0.8 down to 0.2 over 4 epochs: cos(pi/4) = 0.70711; (0.2/0.8)^(1/4) = 0.70711.
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [0.8, 0.65, 0.5, 0.35, 0.2, 0.2]),
+        ("cosine", [0.8, 0.712132, 0.5, 0.287868, 0.2, 0.2]),
+        ("exponential", [0.8, 0.565685, 0.4, 0.282843, 0.2, 0.2]),
+    ],
+)
+def test_alpha_follows_its_schedule(model, schedule, expected):
+    annealing = attached(callbacks.AlphaAnnealing(4, schedule, 0.8, 0.2), model)
+    for epoch, alpha in enumerate(expected):
+        logs = {}
+        annealing.on_epoch_begin(epoch)
+        assert float(np.array(model.alpha)) == pytest.approx(alpha, abs=1e-6)
+        annealing.on_epoch_end(epoch, logs)
+        assert logs["alpha"] == pytest.approx(alpha, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"schedule": "cubic"},
+        {"start": 1.5},
+        {"end": -0.1},
+        {"epochs": 0},
+        {"schedule": "exponential", "end": 0.0},
+    ],
+)
+def test_alpha_refuses_what_is_out_of_range(wrong):
+    with pytest.raises(ValueError):
+        callbacks.AlphaAnnealing(**{"epochs": 4, **wrong})
+
+
+def test_alpha_reaches_the_traced_step(model):
+    # A Python float would be frozen into the graph: both epochs would then see alpha 1.
+    images = np.random.default_rng(0).random((2, 8, 8, 1), dtype="float32")
+    still = DRCN(recursions=2, filters=2, beta=0.0)
+    still.compile(optimizer=keras.optimizers.SGD(0.0))
+    history = still.fit(
+        images, images[::-1], epochs=2, verbose=0, shuffle=False, callbacks=[callbacks.AlphaAnnealing(1)]
+    ).history
+    reconstructions = np.array(still.reconstructions(images))
+    errors = np.square(images[::-1][:, None] - reconstructions).sum(axis=(2, 3, 4))
+    ensemble = np.square(images[::-1] - reconstructions.mean(axis=1)).sum(axis=(1, 2, 3))
+    assert history["alpha"] == [1.0, 0.0]
+    assert history["loss"] == pytest.approx([errors.mean() / 2, ensemble.mean() / 2], rel=1e-5)
+
+
+def test_plateau_is_the_papers_rule(model):
+    """Divided by 10 after 5 epochs without a better validation; done when it would fall below 1e-6."""
+    model.optimizer.learning_rate.assign(0.01)
+    plateau = attached(callbacks.Plateau(), model)
+    rates = []
+    for epoch, psnr in enumerate([30.0, 31.0] + [31.0, 30.9, 30.8, 31.0, 30.0] + [31.5] + [31.0] * 15):
+        plateau.on_epoch_end(epoch, {"val_psnr": psnr})
+        rates.append(rate(model))
+    expected = [1e-2] * 6 + [1e-3] * 6 + [1e-4] * 5 + [1e-5] * 5 + [1e-6]
+    assert rates == pytest.approx(expected, rel=1e-5)
+    assert not model.stop_training
+    for epoch in range(5):
+        assert not plateau.done
+        plateau.on_epoch_end(23 + epoch, {"val_psnr": 31.0})
+    assert plateau.done
+    assert model.stop_training
+    assert rate(model) == pytest.approx(1e-6, rel=1e-5)
+
+
+def test_plateau_counts_validated_epochs_only(model):
+    model.optimizer.learning_rate.assign(0.01)
+    plateau = attached(callbacks.Plateau(patience=2), model)
+    plateau.on_epoch_end(0, {"val_psnr": 30.0})
+    for epoch in range(1, 5):
+        plateau.on_epoch_end(epoch, {})
+    plateau.on_epoch_end(5, {"val_psnr": 30.0})
+    assert rate(model) == pytest.approx(0.01)
+    plateau.on_epoch_end(6, {"val_psnr": 29.0})
+    assert rate(model) == pytest.approx(0.001)
+
+
+def test_plateau_goes_on_where_its_state_stands(model):
+    model.optimizer.learning_rate.assign(0.01)
+    first = attached(callbacks.Plateau(patience=3), model)
+    for epoch, psnr in enumerate([30.0, 29.0, 29.0]):
+        first.on_epoch_end(epoch, {"val_psnr": psnr})
+    second = attached(callbacks.Plateau(patience=3), model)
+    second.restore(first.state())
+    second.on_epoch_end(3, {"val_psnr": 29.9})
+    assert rate(model) == pytest.approx(0.001)
+
+
+def test_cosine_learning_rate_by_hand(model):
+    cosine = attached(callbacks.CosineLearningRate(0.001, lambda epoch: epoch / 4), model)
+    rates = []
+    for epoch in range(5):
+        cosine.on_epoch_begin(epoch)
+        rates.append(rate(model))
+    # 1e-6 + 0.000999 * (1 + cos) / 2 with cos = 1, 0.70711, 0, -0.70711, -1.
+    assert rates == pytest.approx([1e-3, 8.53700e-4, 5.005e-4, 1.47300e-4, 1e-6], rel=1e-4)
+
+
+def test_progress_follows_epochs_or_the_clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    progress = callbacks.Progress(epochs=10, minutes=20.0)
+    assert progress(3) == pytest.approx(0.3)
+    now[0] += 10 * 60
+    assert progress(3) == pytest.approx(0.5)
+    assert progress(7) == pytest.approx(0.7)
+
+    resumed = callbacks.Progress(epochs=10, minutes=20.0)
+    resumed.restore(progress.state())
+    now[0] += 5 * 60
+    assert resumed(3) == pytest.approx(0.75)
+    now[0] += 60 * 60
+    assert resumed(3) == 1.0
+    assert callbacks.Progress(epochs=10)(3) == pytest.approx(0.3)
+
+
+def test_progress_asks_the_chief_for_the_time():
+    assert callbacks.Progress(epochs=10, minutes=20.0, agree=lambda minutes: 15.0)(0) == pytest.approx(0.75)
+
+
+def test_validation_keeps_the_first_of_equals_and_measures_the_ensemble(model):
+    # With w = 0 the ensemble is black, whatever the single recursions show.
+    model.ensemble_weights.assign([0.0, 0.0])
+    hr = np.full((8, 8, 1), 51 / 255, "float32")
+    saved = []
+    validation = callbacks.Validation(
+        [Pair("a", hr, hr)], every=2, epochs=5, save_best=lambda model, logs, epoch: saved.append(epoch)
+    )
+    attached(validation, model)
+    seen = []
+    for epoch in range(5):
+        logs = {}
+        validation.on_epoch_end(epoch, logs)
+        seen.append("val_psnr" in logs)
+    assert seen == [False, True, False, True, True]
+    assert logs["val_psnr"] == pytest.approx(20 * math.log10(255 / 51))
+    assert saved == [1]
+    assert validation.state() == {"best": logs["val_psnr"]}
+
+
+def test_rows_of_a_repeated_epoch_are_replaced(tmp_path):
+    path = tmp_path / "log.csv"
+    for epoch, loss in ((0, 3.0), (1, 2.0), (2, 1.0)):
+        callbacks.CSVLog(str(path), ["loss", "val_psnr"]).on_epoch_end(epoch, {"loss": loss, "other": 1.0})
+    # A run resumed after its first epoch.
+    callbacks.CSVLog(str(path), ["loss", "val_psnr"]).on_epoch_end(1, {"loss": 2.5, "val_psnr": 30.123456})
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"epoch": "1", "loss": "3", "val_psnr": ""},
+        {"epoch": "2", "loss": "2.5", "val_psnr": "30.1235"},
+    ]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_step_rate_and_advice(model, loss):
+    model.optimizer.learning_rate.assign(0.25)
+    guard = attached(callbacks.NonFiniteGuard(first_step=40), model)
+    guard.on_train_batch_end(0, {"loss": 1.0})
+    with pytest.raises(UserError, match=rf"loss is {loss} at step 42 with learning rate 0\.25; clip .*--clip_norm"):
+        guard.on_train_batch_end(1, {"loss": loss})
+
+
+def test_a_weight_that_is_not_finite_ends_the_epoch_before_it_is_measured():
+    model = DRCN(recursions=2, filters=2)
+    model.compile(optimizer=keras.optimizers.SGD(0.01))
+    model.get_layer("inference").bias.assign([0.0, np.inf])
+    with pytest.raises(UserError, match="inference/bias holds NaN or infinity"):
+        attached(callbacks.NonFiniteGuard(), model).on_epoch_end(0, {"loss": 1.0})
