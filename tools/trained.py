@@ -1,0 +1,64 @@
+"""What the tools say of a trained model: a short name, its card, its results."""
+
+import json
+import os
+
+import drcn_keras
+
+
+def label(name):
+    """A short name for a model: the preset's, the file's, or its run's folder where the file is best.keras."""
+    stem = os.path.splitext(os.path.basename(name))[0]
+    return os.path.basename(os.path.dirname(os.path.abspath(name))) if stem == "best" else stem
+
+
+def card(name):
+    """The JSON card that training left beside a model, a dict; empty where there is none.
+
+    Args:
+        name: a file, or a preset that the package carries.
+    """
+    presets = os.path.join(os.path.dirname(drcn_keras.__file__), "weights")
+    for stem in (os.path.splitext(name)[0], os.path.join(presets, name)):
+        if os.path.isfile(stem + ".json"):
+            with open(stem + ".json") as file:
+                return json.load(file)
+    return {}
+
+
+def description(name, model):
+    """One phrase: the model's size and, where its card tells, its training."""
+    text = f"{label(name)}: F={model.filters}, D={model.recursions}"
+    made = card(name)
+    if made:
+        text += f", trained on {images(made)}"
+    return text
+
+
+def images(made):
+    """What a card says of the training images: how many, of which sets."""
+    count = made["train_images"]
+    return f"{count} image{'s' * (count != 1)} of {' and '.join(made['train_sets'])}"
+
+
+def measure(name, model, data_dirs, save_images=None):
+    """Measures one model on several folders of test images, with a progress bar.
+
+    Args:
+        name: what the model was loaded from.
+        model: a `DRCN`.
+        data_dirs: folders.
+        save_images: folder for the restored images, see `drcn_keras.evaluate`; None: keep none.
+
+    Returns:
+        list of dicts, one per folder: what `drcn_keras.evaluate` returns of it and its mean's entries, with "model",
+        the label, and "folder".
+
+    Raises:
+        UserError: a folder or an image is wrong.
+    """
+    results = drcn_keras.evaluate(model, data_dirs, save_images=save_images, progress=True)["results"]
+    return [
+        {"model": label(name), "folder": folder, **result, **result["mean"]}
+        for folder, result in zip(data_dirs, results, strict=True)
+    ]
