@@ -30,7 +30,7 @@ _WRITTEN = {
     ".png": ("PNG", {}, True, True),
     ".tif": ("TIFF", {"compression": "tiff_lzw"}, True, True),
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}, True, True),
-    ".webp": ("WEBP", {"lossless": True}, True, False),
+    ".webp": ("WEBP", {"lossless": True, "exact": True}, True, False),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}, False, False),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}, False, False),
     ".bmp": ("BMP", {}, False, False),

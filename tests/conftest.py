@@ -1,0 +1,60 @@
+"""What several test files share."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import skimage
+
+
+@pytest.fixture(scope="session")
+def photographs():
+    """The folder of photographs inside scikit-image's wheel."""
+    return pathlib.Path(os.path.dirname(skimage.__file__)) / "data"
+
+
+@pytest.fixture
+def benchmark_set():
+    """Function of a data set's name to its folder; skips where the images are not there."""
+
+    def find(name):
+        folder = pathlib.Path(__file__).parents[2] / "shared" / "datasets" / name
+        if not folder.is_dir():
+            pytest.skip(f"needs the images of {name} in ../shared/datasets/{name}, which is not there")
+        return str(folder)
+
+    return find
+
+
+@pytest.fixture
+def random_drcn():
+    """Function that builds a small DRCN whose weights, the ensemble's too, are far from their start."""
+
+    def build(recursions=2, filters=4, channels=1, scale=2, seed=0):
+        from keras import ops
+
+        from drcn_keras.model import DRCN
+
+        model = DRCN(recursions=recursions, filters=filters, channels=channels, scale=scale)
+        random = np.random.default_rng(seed)
+        for weight in model.trainable_weights:
+            weight.assign(ops.convert_to_numpy(weight) + random.normal(0, 0.1, weight.shape))
+        return model
+
+    return build
+
+
+@pytest.fixture
+def bicubic_drcn():
+    """Function that builds a small DRCN that adds `offset` to its input and does nothing else."""
+
+    def build(offset=0.0, channels=1, scale=2):
+        from drcn_keras.model import DRCN
+
+        model = DRCN(recursions=2, filters=2, channels=channels, scale=scale)
+        kernel, bias = model.get_layer("reconstruction_2").get_weights()
+        model.get_layer("reconstruction_2").set_weights([0 * kernel, 0 * bias + offset])
+        return model
+
+    return build
