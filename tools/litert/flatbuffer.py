@@ -1,0 +1,182 @@
+"""A .tflite file as an object: short names, a frugal order of operators, and what the file holds."""
+
+import collections
+import re
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+LAYERS = ("embedding_1", "embedding_2", "inference", "reconstruction_1", "reconstruction_2", "ensemble")
+_LAYER = re.compile(rf"drcn_inference(?:_\d+)?/({'|'.join(LAYERS)})(?:_\d+)?(?:/|$)")
+_OPERATORS = {
+    code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int) and name.isupper()
+}
+_TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+
+
+def read(content):
+    """The flatbuffer as a tree of objects. `content`: bytes of a .tflite file."""
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+
+
+def write(model):
+    """The bytes of a tree that `read` returned."""
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def operator_name(model, operator):
+    """ "CONV_2D", "ADD", ..., or the name of a custom operator."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    if code.customCode:
+        return code.customCode.decode()
+    return _OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def operators(content):
+    """dict of operator name to how often it stands in the file, sorted by name."""
+    model = read(content)
+    counts = collections.Counter(operator_name(model, op) for graph in model.subgraphs for op in graph.operators)
+    return dict(sorted(counts.items()))
+
+
+def tensor_types(content):
+    """For each operator in order: (name, output tensor's name, its type, its rank)."""
+    model = read(content)
+    graph = model.subgraphs[0]
+    rows = []
+    for operator in graph.operators:
+        tensor = graph.tensors[operator.outputs[0]]
+        rows.append((operator_name(model, operator), tensor.name.decode(), _TYPES[tensor.type], len(tensor.shape)))
+    return rows
+
+
+def macs(content):
+    """Multiply-accumulates of the convolutions for the shapes in the file."""
+    model = read(content)
+    graph = model.subgraphs[0]
+    total = 0
+    for operator in graph.operators:
+        if operator_name(model, operator) == "CONV_2D":
+            kernel = graph.tensors[operator.inputs[1]].shape
+            output = graph.tensors[operator.outputs[0]].shape
+            total += int(np.prod(output)) * int(np.prod(kernel[1:]))
+    return total
+
+
+def kernels(content):
+    """The convolution kernels of the file: dict of tensor name to array (out, height, width, in), as stored."""
+    model = read(content)
+    graph = model.subgraphs[0]
+    found = {}
+    for operator in graph.operators:
+        if operator_name(model, operator) != "CONV_2D":
+            continue
+        tensor = graph.tensors[_stored(model, graph, operator.inputs[1])]
+        dtype = {"float32": np.float32, "float16": np.float16, "int8": np.int8}[_TYPES[tensor.type]]
+        data = np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes()
+        found[tensor.name.decode()] = np.frombuffer(data, dtype).reshape(tensor.shape)
+    return found
+
+
+def _stored(model, graph, index):
+    """The tensor with the data: behind a DEQUANTIZE when float16 is stored."""
+    for operator in graph.operators:
+        if index in operator.outputs and operator_name(model, operator) == "DEQUANTIZE":
+            return operator.inputs[0]
+    return index
+
+
+def tidied(content):
+    """The same graph with short tensor names and with operators in an order that keeps few feature maps alive.
+
+    The converter's names are up to 200 characters long, a sixth of an 8-bit file; its order computes every
+    recursion before the first reconstruction, so that all D feature maps wait in memory.
+
+    Args:
+        content: bytes of a float .tflite file of one subgraph, just converted.
+
+    Returns:
+        bytes. What the n-th operator of a kind writes is named after the layer ("inference_3"), "state_n" for
+        relu(h + conv(h)), "weighted_n" and "ensemble_n" for the sum over recursions, else after the operator.
+        Weights are "<layer>/kernel" and "<layer>/bias". The signature's names stand for the inputs and outputs.
+    """
+    model = read(content)
+    graph = model.subgraphs[0]
+    graph.operators = _frugal_order(model, graph)
+    _rename(model, graph)
+    return write(model)
+
+
+def _rename(model, graph):
+    counts = collections.Counter()
+    names = _boundary_names(model)
+    for operator in graph.operators:
+        kind, layer = operator_name(model, operator), _layer(model, graph, operator)
+        role = layer or kind.lower()
+        if kind == "ADD" and not layer and "/Relu" in graph.tensors[operator.outputs[0]].name.decode():
+            role = "state"
+        elif kind == "MUL" and layer == "ensemble":
+            role = "weighted"
+        counts[role] += 1
+        own = f"{role}_{counts[role]}"
+        names.setdefault(operator.outputs[0], own)
+        owner, parts = (layer or own, ("kernel", "bias")) if kind == "CONV_2D" else (own, "abc")
+        constants = [i for i in operator.inputs if i >= 0 and model.buffers[graph.tensors[i].buffer].data is not None]
+        for index, part in zip(constants, parts, strict=False):
+            names.setdefault(index, f"{owner}/{part}")
+    for index, tensor in enumerate(graph.tensors):
+        tensor.name = names.get(index, f"unused_{index}").encode()
+
+
+def _boundary_names(model):
+    signature = model.signatureDefs[0]
+    return {entry.tensorIndex: entry.name.decode() for entry in [*signature.inputs, *signature.outputs]}
+
+
+def _layer(model, graph, operator):
+    """The Keras layer that an operator came from, or None."""
+    convolution = operator_name(model, operator) == "CONV_2D"
+    # The graph's output hides the last convolution's name; its kernel still bears it.
+    for index in [operator.outputs[0], *operator.inputs[1 : 2 if convolution else 1]]:
+        found = _LAYER.search(graph.tensors[index].name.decode())
+        if found:
+            return found[1]
+    return None
+
+
+def _frugal_order(model, graph):
+    """A topological order that always takes the ready operator after which the fewest bytes are alive."""
+    readers = collections.Counter(i for op in graph.operators for i in op.inputs if i >= 0)
+    made = {i for op in graph.operators for i in op.outputs}
+    readers.update(graph.outputs)
+    waiting, ordered, done = list(graph.operators), [], set()
+    size = {i: int(np.prod(np.abs(graph.tensors[i].shape))) for i in made}
+    while waiting:
+
+        def growth(operator):
+            inputs = [i for i in operator.inputs if i in made]
+            freed = sum(size[i] for i in set(inputs) if readers[i] == inputs.count(i))
+            return sum(size[i] for i in operator.outputs) - freed
+
+        ready = [op for op in waiting if all(i in done or i not in made for i in op.inputs)]
+        # A recursion is reconstructed before the next begins.
+        chosen = min(ready, key=lambda op: (growth(op), _layer(model, graph, op) == "inference"))
+        waiting.remove(chosen)
+        ordered.append(chosen)
+        done.update(chosen.outputs)
+        readers.subtract(i for i in chosen.inputs if i >= 0)
+    return ordered
+
+
+def integer_operators(content):
+    """dict of operator name to how many of them compute in integers: their first input and output are."""
+    model = read(content)
+    graph = model.subgraphs[0]
+    counts = collections.Counter()
+    for operator in graph.operators:
+        name = operator_name(model, operator)
+        ends = [graph.tensors[i].type for i in (operator.inputs[0], operator.outputs[0])]
+        if name not in ("QUANTIZE", "DEQUANTIZE") and all(_TYPES[end] in ("int8", "int16") for end in ends):
+            counts[name] += 1
+    return dict(sorted(counts.items()))

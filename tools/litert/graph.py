@@ -1,0 +1,82 @@
+"""The network and its pipelines as float .tflite files."""
+
+import tempfile
+
+import keras
+import tensorflow as tf
+
+from drcn_keras import deploy
+
+from . import flatbuffer
+
+
+class Pipeline:
+    """A tensor program around the folded residual network of a DRCN.
+
+    luma: float32 ILR in [0, 1] -> float32 SR. rgb: LR of 8-bit RGB -> SR of 8-bit RGB, everything inside.
+
+    Args:
+        model: `DRCN`.
+        kind: "luma" or "rgb".
+        network: the folded residual graph, `deploy.inference_model(model, residual=True, ...)` or one equal to it.
+        rgb_dtype: "uint8" or "float32" (values 0 to 255), what the rgb pipeline takes and gives.
+    """
+
+    def __init__(self, model, kind, network, rgb_dtype="uint8"):
+        self.kind = kind
+        self.network = network
+        self.scale = model.scale
+        self.channels = model.channels
+        self.gain = deploy.skip_gain(model)
+        self.dtype = "float32" if kind == "luma" else rgb_dtype
+        self.input_name = "ilr" if kind == "luma" else "lr"
+        self.input_channels = model.channels if kind == "luma" else 3
+
+    def __call__(self, images):
+        """Images (batch, height, width, channels) in the input's dtype -> (batch, height, width, channels)."""
+        if self.kind == "luma":
+            return self._enhanced(images)
+        rgb = tf.cast(images, tf.float32) * (1.0 / 255.0)
+        if self.channels == 3:
+            rgb = self._enhanced(deploy.enlarge(rgb, self.scale))
+        else:
+            ycbcr = deploy.enlarge(deploy.rgb_to_ycbcr(rgb), self.scale)
+            luma = self._enhanced(ycbcr[..., :1])
+            rgb = deploy.ycbcr_to_rgb(tf.concat([luma, ycbcr[..., 1:]], axis=-1))
+        # The cast cuts off, so half a step before it rounds: ROUND is one operator that fewer runtimes know.
+        rgb = tf.clip_by_value(rgb * 255.0, 0.0, 255.0) + 0.5
+        if self.dtype == "uint8":
+            return tf.cast(rgb, tf.uint8)
+        return tf.floor(rgb)
+
+    def _enhanced(self, ilr):
+        return self.network(ilr) + self.gain * ilr
+
+    def shape(self, height, width):
+        """Input shape for LR images of height x width pixels; None for any size."""
+        factor = self.scale if self.kind == "luma" else 1
+        return (1, height and factor * height, width and factor * width, self.input_channels)
+
+
+def to_tflite(pipeline, height, width, **options):
+    """Converts through a SavedModel, the one way that works in every mode.
+
+    Args:
+        pipeline: `Pipeline`.
+        height, width: pixels of the low-resolution image, or None for any.
+        options: attributes of tf.lite.TFLiteConverter.
+
+    Returns:
+        bytes of the file.
+    """
+    signature = tf.TensorSpec(pipeline.shape(height, width), pipeline.dtype, name=pipeline.input_name)
+    archive = keras.export.ExportArchive()
+    archive.track(pipeline.network)
+    archive.add_endpoint("serving_default", lambda images: {"sr": pipeline(images)}, input_signature=[signature])
+    with tempfile.TemporaryDirectory() as folder:
+        archive.write_out(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        for name, value in options.items():
+            setattr(converter, name, value)
+        content = converter.convert()
+    return flatbuffer.tidied(content)

@@ -1,0 +1,139 @@
+"""Float .tflite files made smaller: which operators become what, and from which measured ranges.
+
+The bulk of a DRCN's work, the D recursions and their D reconstructions, is three convolutions' weights
+(embedding_2, inference, reconstruction_1). The first convolution and the last are 0.2 per cent of the work at 32
+filters and touch the image itself, so they stay in float in every 8-bit mode; so does the skip.
+"""
+
+import logging
+import warnings
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_quantizer import qtyping, quantizer, recipe_manager
+from ai_edge_quantizer.qtyping import TFLOperationName as Operation
+
+MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
+CALIBRATED = ("int8", "int16x8")
+
+_HEAVY = "^(embedding_2|inference|reconstruction_1)_"
+_STATE = "^state_"
+_LEVELS = 255
+_SAMPLES = 200_000
+
+
+def quantized(content, mode, ranges=None):
+    """A float file in another mode.
+
+    Args:
+        content: bytes of a file that `graph.to_tflite` made.
+        mode: one of MODES.
+        ranges: for the CALIBRATED modes, dict of tensor name to (low, high).
+
+    Returns:
+        bytes.
+    """
+    if mode == "float32":
+        return content
+    rules = recipe_manager.RecipeManager()
+    calibration = None
+    if mode == "float16":
+        halves = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+        config = qtyping.OpQuantizationConfig(
+            weight_tensor_config=halves, compute_precision=qtyping.ComputePrecision.FLOAT, explicit_dequantize=True
+        )
+        rules.add_quantization_config(".*", Operation.CONV_2D, config, "float_casting")
+    elif mode == "dynamic":
+        rules.add_dynamic_config(_HEAVY, Operation.CONV_2D, num_bits=8)
+    else:
+        bits = {"int8": 8, "int16x8": 16}[mode]
+        for pattern, operation in ((_HEAVY, Operation.CONV_2D), (_STATE, Operation.ADD)):
+            rules.add_static_config(pattern, operation, activation_num_bits=bits, weight_num_bits=8)
+        calibration = {name: _statistics(*bounds) for name, bounds in ranges.items()}
+    return bytes(
+        _quantizer(content, rules)
+        .quantize(calibration, enable_progress_report=False, enable_progress_bar=False)
+        .quantized_model
+    )
+
+
+def _quantizer(content, rules):
+    # It logs every rule that another one overrides.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return quantizer.Quantizer(bytearray(content), rules.get_quantization_recipe())
+
+
+def _statistics(low, high):
+    shape = (1, 1, 1, 1)
+    # An integer grid must hit 0 exactly: it is the padding's value.
+    return {
+        "min": np.full(shape, min(low, 0.0), np.float32),
+        "max": np.full(shape, max(high, 0.0), np.float32),
+    }
+
+
+def observe(content, images):
+    """What every tensor of the network holds while it looks at representative images.
+
+    Args:
+        content: bytes of a float luma file.
+        images: array (count, height, width, channels) of ILR.
+
+    Returns:
+        dict of tensor name to a dict: "low", "high" (floats), "channels" (largest magnitude per channel),
+        "sample" (some of the values).
+    """
+    with warnings.catch_warnings():
+        # It is for debugging only, says LiteRT; calibration is that.
+        warnings.filterwarnings("ignore", message=".*preserve_all_tensors")
+        interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
+    entry = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(entry, (1, *images.shape[1:]))
+    interpreter.allocate_tensors()
+    details = [
+        detail
+        for detail in interpreter.get_tensor_details()
+        if len(detail["shape"]) == 4 and detail["name"] and "/" not in detail["name"]
+    ]
+    random = np.random.default_rng(0)
+    observed = {d["name"]: {"low": np.inf, "high": -np.inf, "channels": 0.0, "sample": []} for d in details}
+    for image in images:
+        interpreter.set_tensor(entry, image[None])
+        interpreter.invoke()
+        for detail in details:
+            values, seen = interpreter.get_tensor(detail["index"]), observed[detail["name"]]
+            seen["low"] = min(seen["low"], float(values.min()))
+            seen["high"] = max(seen["high"], float(values.max()))
+            seen["channels"] = np.maximum(seen["channels"], np.abs(values).max(axis=(0, 1, 2)))
+            seen["sample"].append(random.choice(values.ravel(), max(1, _SAMPLES // len(images))))
+    for seen in observed.values():
+        seen["sample"] = np.concatenate(seen["sample"]).astype(np.float64)
+    return observed
+
+
+def best_range(seen):
+    """The range, at most the observed one, whose 256 levels hold the sample with the least squared error.
+
+    Returns:
+        (low, high), floats, low <= 0 <= high.
+    """
+    low, high, sample = min(seen["low"], 0.0), max(seen["high"], 0.0), seen["sample"]
+    if low == high:
+        return 0.0, 1.0  # Nothing was seen but 0.
+
+    def error(share):
+        step = share * (high - low) / _LEVELS
+        zero = np.round(share * low / step)
+        steps = np.clip(np.round(sample / step), zero, zero + _LEVELS)
+        return np.mean(np.square(steps * step - sample))
+
+    share = min(np.linspace(0.4, 1.0, 31), key=error)
+    return share * low, share * high
+
+
+def calibrated_ranges(content, images, mode):
+    """The ranges for `quantized` from representative images: all that was seen at 16 bit, the best cut at 8."""
+    observed = observe(content, images)
+    if mode == "int16x8":
+        return {name: (seen["low"], seen["high"]) for name, seen in observed.items()}
+    return {name: best_range(seen) for name, seen in observed.items()}
