@@ -234,7 +234,8 @@ def _check(name, value, holds, expected):
 
 def presets():
     """The names of the trained models that ship with the package, sorted."""
-    return sorted(os.path.splitext(name)[0] for name in os.listdir(_PRESETS) if name.endswith(".keras"))
+    names = os.listdir(_PRESETS) if os.path.isdir(_PRESETS) else []
+    return sorted(os.path.splitext(name)[0] for name in names if name.endswith(".keras"))
 
 
 def load(model):
