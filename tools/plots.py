@@ -11,6 +11,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullL
 OURS, OTHER = "#0b62a4", "#b4531a"
 
 _STYLE = {
+    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.spines.right": False,
@@ -92,13 +93,15 @@ def weights(learned, caption):
     def draw(panel, entry):
         values = entry["weights"]
         depths = range(1, len(values) + 1)
-        panel.bar_label(panel.bar(depths, values, color=OURS), fmt="%.3f", padding=2, fontsize=7)
-        panel.axhline(1.0 / len(values), color=OTHER, linestyle="--", label="start, 1/D")
+        panel.axhline(1.0 / len(values), color=OTHER, linestyle="--", label="start, 1/D", zorder=3)
+        labels = {"fontsize": 7, "rotation": 90 if len(values) > 9 else 0, "zorder": 4}
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # Keeps the line off the numbers.
+        panel.bar_label(panel.bar(depths, values, color=OURS), fmt="%.3f", padding=3, bbox=paper, **labels)
         panel.set_xticks(depths)
         panel.margins(y=0.3)
         panel.set(xlabel="recursion d", ylabel="weight $w_d$")
         panel.legend(loc="upper left")
-        panel.set_title(f"{entry['model']} x{entry['scale']}: the weights' sum is {sum(values):.3f}")
+        panel.set_title(f"{entry['model']}, x{entry['scale']}: the weights' sum is {sum(values):.3f}")
 
     return _panels(draw, learned, caption)
 

@@ -32,7 +32,7 @@ from drcn_keras.errors import UserError
 from drcn_keras.evaluate import complaints, published
 from drcn_keras.metrics import eight_bit
 from drcn_keras.settings import Settings
-from drcn_keras.upscale import prepare_tensorflow
+from drcn_keras.upscale import check_folder, prepare_tensorflow
 
 FILE_NAME = "report.html"
 GENERATOR = '<meta name="generator" content="drcn_keras report">'
@@ -42,6 +42,16 @@ STUDY_TITLES = {
     "recursions": "More recursions",
     "ensemble": "Single recursions and their ensemble",
     "weights": "The learned ensemble weights",
+}
+SECTIONS = {  # In the page's order; those whose list is empty are left out.
+    "findings": "Findings",
+    "benchmark": "Benchmark",
+    "pictures": "Side by side",
+    "images": "Every image",
+    "ensemble": "Ensemble",
+    "studies": "Studies",
+    "curves": "Learning curves",
+    "models": "Models",
 }
 OTHERS = ["A+", "RFL", "SelfEx", "SRCNN", "DRCN"]  # The published methods beside bicubic, DRCN last.
 IMAGE_COLUMNS = ["set", "scale", "model", "image", "bicubic dB", "dB", "gain dB", "bicubic SSIM", "SSIM"]
@@ -68,66 +78,47 @@ def report(models, data_dirs, output, studies="", runs=(), command=""):
     """
     path = os.path.join(output, FILE_NAME)
     _check_replaceable(path)
-    for folder in data_dirs:
-        image.list_images(folder)
-    titles = [os.path.basename(os.path.abspath(folder)) for folder in data_dirs]
-    if len(set(titles)) < len(titles):
-        raise UserError(f"--data_dir: two folders have one name: {', '.join(titles)}.")
+    _check_folders(data_dirs)
     names = _names(models)
-    curves = [_curve(run) for run in runs]
-    shown_studies = _studies(studies) if studies else []
-    networks = {names[model]: drcn_keras.load(model) for model in models}
-    if len({(_family(name), network.scale) for name, network in networks.items()}) < len(networks):
-        families = {name: name for name in networks}
-    else:
-        families = {name: _family(name) for name in networks}
-
-    with tempfile.TemporaryDirectory() as folder:
-        results = []
-        for place, model in enumerate(models):
-            restored = os.path.join(folder, str(place))
-            for result in trained.measure(model, networks[names[model]], data_dirs, restored):
-                results.append({**result, "model": names[model], "restored": restored})
-        results.sort(key=lambda result: (data_dirs.index(result["folder"]), result["scale"]))
-        pictures = _pictures(results)
     page = {
         "version": drcn_keras.__version__,
         "date": datetime.date.today().isoformat(),
         "command": command,
-        "findings": findings(results),
-        "benchmark": benchmark(results, families),
-        "pictures": pictures,
+        "curves": [_curve(run) for run in runs],
+        "studies": _studies(studies) if studies else [],
         "image_columns": IMAGE_COLUMNS,
-        "images": [
-            {**entry, "gain": gain(entry), **{key: result[key] for key in ("dataset", "scale", "model")}}
-            for result in results
-            for entry in result["images"]
-        ],
-        "ensemble": [_parts(result) for result in results],
-        "studies": shown_studies,
-        "curves": curves,
-        "models": [_model(model, names[model], networks[names[model]]) for model in models],
     }
-    page["sections"] = [
-        (section, title)
-        for section, title, there in (
-            ("findings", "Findings", True),
-            ("benchmark", "Benchmark", True),
-            ("pictures", "Side by side", True),
-            ("images", "Every image", True),
-            ("ensemble", "Ensemble", True),
-            ("studies", "Studies", shown_studies),
-            ("learning", "Learning curves", curves),
-            ("models", "Models", True),
-        )
-        if there
+    networks = {name: drcn_keras.load(model) for model, name in names.items()}
+    check_folder(output)
+    with tempfile.TemporaryDirectory() as folder:
+        results = _measure(names, networks, data_dirs, folder)
+        page["pictures"] = _pictures(results)
+    page["findings"] = findings(results)
+    page["benchmark"] = benchmark(results, _families(networks))
+    page["ensemble"] = [_parts(result) for result in results]
+    page["images"] = [
+        {**entry, "gain": gain(entry), **{key: result[key] for key in ("dataset", "scale", "model")}}
+        for result in results
+        for entry in result["images"]
     ]
-    from drcn_keras import checkpoint
+    page["models"] = [_model(model, name, networks[name]) for model, name in names.items()]
+    page["sections"] = [(section, title) for section, title in SECTIONS.items() if page.get(section, True)]
+
+    from drcn_keras import checkpoint  # Here: it takes Keras along, and a wrong flag should not wait for that.
 
     html = _template().render(page).encode()
-    os.makedirs(output, exist_ok=True)
     checkpoint.write_atomically(path, lambda file: file.write(html))
     return path
+
+
+def _measure(names, networks, data_dirs, folder):
+    """What `trained.measure` returns of every model, by data set and scale, with the place of the restored images."""
+    results = []
+    for place, (model, name) in enumerate(names.items()):
+        restored = os.path.join(folder, str(place))
+        for result in trained.measure(model, networks[name], data_dirs, restored):
+            results.append({**result, "model": name, "restored": restored})
+    return sorted(results, key=lambda result: (data_dirs.index(result["folder"]), result["scale"]))
 
 
 def benchmark(results, families):
@@ -375,6 +366,20 @@ def _names(models):
 def _family(name):
     """A model's name without its scale: mobile for mobile-x2."""
     return re.sub(r"[-_]?x[234]$", "", name) or name
+
+
+def _families(networks):
+    """The column of each model in the benchmark table: its family, or itself where that would be ambiguous."""
+    columns = {(_family(name), network.scale) for name, network in networks.items()}
+    return {name: _family(name) if len(columns) == len(networks) else name for name in networks}
+
+
+def _check_folders(data_dirs):
+    for folder in data_dirs:
+        image.list_images(folder)
+    names = [os.path.basename(os.path.abspath(folder)) for folder in data_dirs]
+    if len(set(names)) < len(names):
+        raise UserError(f"--data_dir: two folders have one name: {', '.join(names)}.")
 
 
 def _check_replaceable(path):

@@ -29,7 +29,7 @@ from drcn_keras import errors, train
 from drcn_keras.errors import UserError
 from drcn_keras.image import list_images
 from drcn_keras.settings import Settings
-from drcn_keras.upscale import prepare_tensorflow
+from drcn_keras.upscale import check_folder, prepare_tensorflow
 
 STUDIES = ("recursions", "ensemble", "weights")
 # Section 4.2 of arXiv 1511.04491 compares these depths on Set5 x3.
@@ -214,7 +214,7 @@ def main(argv):
     if not values.models and not values.train_dir:
         raise UserError("expected --models, or --train_dir and the flags of a training; received neither.")
     depths = _depths(values.depths)
-    os.makedirs(values.output, exist_ok=True)
+    check_folder(values.output)
     if study == "recursions":
         recursions(values.output, values.data_dir, depths, training)
         return
