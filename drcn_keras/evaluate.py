@@ -30,6 +30,7 @@ from drcn_keras.metrics import SSIM_WINDOW, comparable, eight_bit, psnr, ssim
 from drcn_keras.upscale import (
     check_folder,
     check_scale,
+    check_tile,
     compiled,
     default_tile,
     load_for,
@@ -109,6 +110,7 @@ def evaluate(model, data_dir, scale=None, tile=None, save_images=None, overwrite
         restorer = None
     else:
         model = load_for(model, scale)
+        check_tile(tile, model)
         scale = model.scale
         restorer = _Restorer(model, tile)
     targets = _targets(save_images, names, paths, scale, overwrite) if save_images else {}
@@ -181,7 +183,8 @@ def _measured(path, scale, restorer, target, bar):
         return None
     if min(original.shape[:2]) < SSIM_WINDOW + 2 * scale:
         smallest = SSIM_WINDOW + 2 * scale
-        logging.warning("skipped: %s: %d x %d, smaller than %d pixels", path, *original.shape[:2], smallest)
+        height, width = original.shape[:2]
+        logging.warning("skipped: %s: %d x %d, smaller than %d pixels", path, width, height, smallest)
         return None
     gray = luma(original) / 255.0
     reference = comparable(gray, scale)

@@ -268,8 +268,7 @@ def upscale_files(model, inputs, output, scale=None, tile=None, overwrite=False,
         return []
     check_folder(os.path.dirname(jobs[0][1]) or ".")
     model = load_for(model, scale)
-    if tile is not None and tile <= 2 * model.halo:
-        raise UserError(f"--tile must be more than {2 * model.halo}, twice the model's halo; received {tile}.")
+    check_tile(tile, model)
 
     written, failed = [], []
     for source, target in tqdm(jobs, unit="image", disable=len(jobs) == 1):
@@ -353,6 +352,12 @@ def load_for(model, scale):
     if scale not in (None, loaded.scale):
         raise UserError(f"--scale={scale}, but the model's weights are for x{loaded.scale}: {model}.")
     return loaded
+
+
+def check_tile(tile, model):
+    """Raises UserError where `tile`, not None, has no room beside the model's halo."""
+    if tile is not None and tile <= 2 * model.halo:
+        raise UserError(f"--tile must be more than {2 * model.halo}, twice the model's halo; received {tile}.")
 
 
 def prepare_tensorflow():

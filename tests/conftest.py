@@ -32,14 +32,19 @@ def random_drcn():
     """Function that builds a small DRCN whose weights, the ensemble's too, are far from their start."""
 
     def build(recursions=2, filters=4, channels=1, scale=2, seed=0):
+        import keras
         from keras import ops
 
         from drcn_keras.model import DRCN
 
+        keras.utils.set_random_seed(seed)
         model = DRCN(recursions=recursions, filters=filters, channels=channels, scale=scale)
         random = np.random.default_rng(seed)
         for weight in model.trainable_weights:
             weight.assign(ops.convert_to_numpy(weight) + random.normal(0, 0.1, weight.shape))
+        # A residual as small as a trained one, so that the result is an image still.
+        kernel, bias = model.get_layer("reconstruction_2").get_weights()
+        model.get_layer("reconstruction_2").set_weights([0.1 * kernel, 0.1 * bias])
         return model
 
     return build

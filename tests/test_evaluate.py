@@ -1,0 +1,265 @@
+"""The protocol's numbers against the published ones and against the network itself, image by image."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from keras import ops
+from PIL import Image
+
+from drcn_keras.errors import UserError
+from drcn_keras.evaluate import PUBLISHED, complaints, evaluate, table, to_json
+from drcn_keras.image import enlarge, luma, read_image, shrink
+from drcn_keras.metrics import measured_psnr
+
+# Keras 3.15 meets NumPy 2 inside convert_to_numpy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def originals(photographs, tmp_path):
+    """A folder with an RGB and a gray photograph, small and of odd size."""
+    folder = tmp_path / "originals"
+    folder.mkdir()
+    with Image.open(photographs / "coffee.png") as photo:
+        photo.convert("RGB").crop((200, 100, 243, 137)).save(folder / "coffee.png")
+    with Image.open(photographs / "camera.png") as photo:
+        photo.crop((200, 100, 241, 139)).save(folder / "camera.png")
+    return folder
+
+
+# === Numbers ===
+
+
+@pytest.mark.parametrize(
+    ("scale", "decibels", "similarity"), [(2, 33.66, 0.9299), (3, 30.39, 0.8682), (4, 28.42, 0.8104)]
+)
+def test_published_bicubic_of_set5(benchmark_set, scale, decibels, similarity):
+    (result,) = evaluate("bicubic", benchmark_set("Set5"), scale)["results"]
+    assert len(result["images"]) == 5
+    assert round(result["mean"]["bicubic_psnr"], 2) == decibels
+    assert round(result["mean"]["bicubic_ssim"], 4) == similarity
+    assert not complaints([result])
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_published_bicubic_of_set14(benchmark_set, scale):
+    (result,) = evaluate("bicubic", benchmark_set("Set14"), scale)["results"]
+    assert len(result["images"]) == 14
+    assert not complaints([result])
+    assert result["mean"]["bicubic_ssim"] == pytest.approx(PUBLISHED["Set14"]["bicubic"][scale - 2][1], abs=2e-3)
+
+
+def test_schema(random_drcn, originals):
+    measured = evaluate(random_drcn(recursions=3), str(originals))
+    assert list(measured) == ["results"]
+    (result,) = measured["results"]
+    assert list(result) == ["dataset", "scale", "images", "mean"]
+    assert (result["dataset"], result["scale"]) == ("originals", 2)
+    assert [image["name"] for image in result["images"]] == ["camera.png", "coffee.png"]
+    numbers = ["psnr", "ssim", "bicubic_psnr", "bicubic_ssim"]
+    for image in result["images"]:
+        assert list(image) == ["name", *numbers]
+    assert list(result["mean"]) == [*numbers, "recursion_psnr"]
+    assert len(result["mean"]["recursion_psnr"]) == 3
+    for number in numbers:
+        values = [image[number] for image in result["images"]]
+        assert result["mean"][number] == pytest.approx(sum(values) / 2)
+    assert json.loads(to_json(measured)) == measured
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_psnr_is_the_ensembles_and_each_recursion_has_its_own(random_drcn, originals, scale):
+    model = random_drcn(recursions=3, scale=scale)
+    (result,) = evaluate(model, originals)["results"]
+    expected, single = [], []
+    for name in ("camera.png", "coffee.png"):
+        y = luma(read_image(originals / name)) / 255
+        y = y[: y.shape[0] // scale * scale, : y.shape[1] // scale * scale]
+        ilr = enlarge(shrink(y, scale), scale)[None, ..., None].astype(np.float32)
+        expected.append(measured_psnr(y, ops.convert_to_numpy(model(ilr))[0], scale))
+        recursions = ops.convert_to_numpy(model.reconstructions(ilr))[0]
+        single.append([measured_psnr(y, recursion, scale) for recursion in recursions])
+    assert [image["psnr"] for image in result["images"]] == pytest.approx(expected, abs=1e-3)
+    assert result["mean"]["recursion_psnr"] == pytest.approx(np.mean(single, axis=0).tolist(), abs=1e-3)
+    assert abs(result["mean"]["psnr"] - result["mean"]["recursion_psnr"][-1]) > 0.1, "a weak test: both are the same"
+
+
+def test_a_network_that_adds_nothing_is_bicubic(bicubic_drcn, originals):
+    for channels in (1, 3):
+        (result,) = evaluate(bicubic_drcn(channels=channels), originals)["results"]
+        gray, color = result["images"]
+        assert gray["psnr"] == pytest.approx(gray["bicubic_psnr"], abs=0.01)
+        # Y of rounded RGB is a rounding away from rounded Y.
+        assert color["psnr"] == pytest.approx(color["bicubic_psnr"], abs=0.01 if channels == 1 else 0.2)
+
+
+def test_rgb_networks_are_measured_on_y_of_their_rgb(random_drcn, originals):
+    model = random_drcn(channels=3)
+    (originals / "camera.png").unlink()
+    (result,) = evaluate(model, originals)["results"]
+    rgb = read_image(originals / "coffee.png")[:36, :42] / 255
+    sr = ops.convert_to_numpy(model(enlarge(shrink(rgb, 2), 2)[None].astype(np.float32)))[0]
+    y = luma((255 * np.clip(sr, 0, 1) + 0.5).astype(np.uint8)) / 255
+    assert result["mean"]["psnr"] == pytest.approx(
+        measured_psnr(luma((255 * rgb).round().astype(np.uint8)) / 255, y, 2)
+    )
+
+
+def test_tiles_change_nothing(random_drcn, originals):
+    model = random_drcn()
+    (whole,), (tiled,) = (evaluate(model, originals, tile=tile)["results"] for tile in (100, 20))
+    assert tiled["mean"]["psnr"] == pytest.approx(whole["mean"]["psnr"], abs=1e-3)
+    assert tiled["mean"]["recursion_psnr"] == pytest.approx(whole["mean"]["recursion_psnr"], abs=1e-3)
+
+
+def test_equal_images_are_null_in_json(tmp_path):
+    Image.new("L", (20, 20), 7).save(tmp_path / "flat.png")
+    measured = evaluate("bicubic", tmp_path, 2)
+    assert measured["results"][0]["mean"]["psnr"] == float("inf")
+    assert json.loads(to_json(measured))["results"][0]["mean"]["psnr"] is None
+
+
+# === The published rows ===
+
+
+def published(dataset, scale, decibels):
+    mean = {"psnr": decibels, "ssim": 0.9, "bicubic_psnr": decibels, "bicubic_ssim": 0.9, "recursion_psnr": []}
+    return {"dataset": dataset, "scale": scale, "images": [], "mean": mean}
+
+
+def test_bicubic_is_held_against_the_paper():
+    assert not complaints([published("Set5", 2, 33.641), published("B100", 4, 25.979)])
+    assert len(complaints([published("Set5", 2, 33.639), published("B100", 4, 25.981)])) == 2
+    # By either name and any spelling; a folder of another name has no published row.
+    assert complaints([published("BSD100", 3, 27.3)])
+    assert complaints([published("urban100", 2, 26.9)]) == []
+    assert complaints([published("set14", 3, 27.0)])
+    assert not complaints([published("holiday", 3, 27.0)])
+    assert complaints([published("Set5", 2, float("nan"))])
+
+
+def test_published_table_by_other_sums():
+    # The paper's gains over bicubic, subtracted by hand.
+    gains = {
+        "Set5": (3.97, 3.43, 3.11),
+        "Set14": (2.80, 2.21, 2.02),
+        "B100": (2.29, 1.59, 1.27),
+        "Urban100": (3.87, 2.69, 2.0),
+    }
+    for name, expected in gains.items():
+        rows = zip(PUBLISHED[name]["DRCN"], PUBLISHED[name]["bicubic"], strict=True)
+        assert [drcn[0] - bicubic[0] for drcn, bicubic in rows] == pytest.approx(expected, abs=1e-6)
+
+
+def test_table_shows_bicubic_the_model_the_paper_and_recursions(random_drcn, originals):
+    folder = originals.rename(originals.parent / "B100")
+    (result,) = evaluate(random_drcn(recursions=2), folder)["results"]
+    text = table(result, "mine")
+    assert "B100 x2, 2 images" in text
+    assert f"{result['mean']['psnr']:.2f} dB" in text
+    assert "paper: DRCN" in text
+    assert "31.85 dB  0.8942" in text
+    assert "recursions 1 to 2: " in text
+    assert "mine" not in table(evaluate("bicubic", folder, 2)["results"][0], "bicubic")
+
+
+# === Saved images, bad input ===
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_saved_images_are_the_measured_ones(random_drcn, originals, tmp_path, channels):
+    model = random_drcn(channels=channels)
+    out = tmp_path / "restored"
+    (result,) = evaluate(model, originals, save_images=str(out))["results"]
+    assert sorted(os.listdir(out / "originals")) == ["camera_x2.png", "coffee_x2.png"]
+    for measured in result["images"]:
+        stem = measured["name"].removesuffix(".png")
+        saved, original = read_image(out / "originals" / f"{stem}_x2.png"), read_image(originals / measured["name"])
+        assert saved.shape[2:] == original.shape[2:]
+        original = original[: saved.shape[0], : saved.shape[1]]
+        psnr = measured_psnr(luma(original) / 255, luma(saved) / 255, 2)
+        # Colours beyond RGB are clipped in the saved image, its Y is rounded twice.
+        assert psnr == pytest.approx(measured["psnr"], abs=0.3)
+    with pytest.raises(UserError, match="--overwrite replaces them"):
+        evaluate(model, originals, save_images=str(out))
+    evaluate(model, originals, save_images=str(out), overwrite=True)
+
+
+def test_what_cannot_be_measured_is_skipped_and_named(originals, caplog):
+    (originals / "fake.png").write_text("no image")
+    Image.new("L", (14, 40)).save(originals / "small.png")
+    Image.new("L", (16, 40)).save(originals / "smallest.png")
+    (result,) = evaluate("bicubic", originals, 2)["results"]
+    assert [image["name"] for image in result["images"]] == ["camera.png", "coffee.png", "smallest.png"]
+    assert "fake.png" in caplog.text
+    assert "small.png: 14 x 40, smaller than 15 pixels" in caplog.text
+
+
+def test_bad_input(random_drcn, originals, tmp_path):
+    with pytest.raises(UserError, match="missing: expected a folder"):
+        evaluate("bicubic", tmp_path / "missing", 2)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no image in this folder"):
+        evaluate("bicubic", [originals, tmp_path / "empty"], 2)
+    (tmp_path / "empty" / "a.png").write_text("no image")
+    with pytest.raises(UserError, match="empty: no image in this folder can be measured"):
+        evaluate("bicubic", tmp_path / "empty", 2)
+    with pytest.raises(UserError, match="bicubic has no scale of its own"):
+        evaluate("bicubic", originals)
+    with pytest.raises(UserError, match="--scale must be 2, 3 or 4; received 8"):
+        evaluate("bicubic", originals, 8)
+    with pytest.raises(UserError, match="--scale=4, but the model's weights are for x2"):
+        evaluate(random_drcn(), originals, 4)
+    with pytest.raises(UserError, match="must be more than 12"):
+        evaluate(random_drcn(), originals, tile=12)
+    with pytest.raises(UserError, match="no model"):
+        evaluate(str(tmp_path / "none.keras"), originals)
+
+
+# === The command ===
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "drcn_keras.evaluate", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_command_writes_json_and_is_loud_about_bicubic(originals, tmp_path):
+    folder = originals.rename(tmp_path / "Set5")
+    arguments = ["--model=bicubic", f"--data_dir={folder}", "--scale=2", f"--json={tmp_path / 'out.json'}"]
+    done = command(*arguments)
+    assert done.returncode != 0
+    assert "paper: bicubic" in done.stdout
+    assert "BICUBIC IS OFF" in done.stderr.splitlines()[-1]
+    measured = json.loads((tmp_path / "out.json").read_text())
+    assert measured == evaluate("bicubic", folder, 2)
+    # Never silently overwritten; and the folder of another name has nothing to be held against.
+    folder.rename(tmp_path / "mine")
+    arguments[1] = f"--data_dir={tmp_path / 'mine'}"
+    done = command(*arguments)
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert "out.json exists; --overwrite replaces it" in done.stderr
+    assert json.loads((tmp_path / "out.json").read_text()) == measured
+    done = command(*arguments, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out.json").read_text())["results"][0]["dataset"] == "mine"
+
+
+def test_command_ends_in_one_line(tmp_path):
+    for arguments, message in [
+        ([], "--model is required"),
+        (["--model=bicubic", f"--data_dir={tmp_path}", "--scale=2"], "no image in this folder"),
+    ]:
+        done = command(*arguments)
+        assert done.returncode != 0
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert message in done.stderr
