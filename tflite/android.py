@@ -17,7 +17,7 @@ import tempfile
 
 import numerics
 import numpy as np
-from check import LIMITS
+from check import limits_of
 from manifest import (
     CannotRun,
     end,
@@ -299,7 +299,7 @@ def _run_delegate(adb, flags, manifest, expected, name, folder):
     actual = data.reshape(1, *expected.shape)
     peak = output_peak(manifest)
     compared = numerics.compare(actual, expected[None], peak, manifest["halo"])
-    limit = LIMITS[manifest["mode"]]["golden_psnr"] if flags.golden_psnr is None else flags.golden_psnr
+    limit = limits_of(manifest)["golden_psnr"] if flags.golden_psnr is None else flags.golden_psnr
     faults = []
     if not np.all(np.isfinite(actual)):
         faults.append(f"{np.sum(~np.isfinite(actual))} NaN or infinite values")

@@ -131,9 +131,11 @@ def _numerics(loaded, model, golden, manifest, threads, delegate):
     peak = output_peak(manifest)
     names = [str(name) for name in golden["names"]]
     actual = loaded.run_all(golden["inputs"])
-    again = loaded.run_all(golden["inputs"])
+    # Twice, and with other threads: the first and the last case, so that a slow device is done in time.
+    some = sorted({0, len(names) - 1})
+    again = loaded.run_all(golden["inputs"][some])
     other_threads = 1 if threads > 1 else 2
-    other = runtime.Model(model, other_threads, delegate).run_all(golden["inputs"])
+    other = runtime.Model(model, other_threads, delegate).run_all(golden["inputs"][some])
     bad = ~np.isfinite(actual)
 
     def against(key):
@@ -154,9 +156,9 @@ def _numerics(loaded, model, golden, manifest, threads, delegate):
         "bad_cases": [name for name, flags in zip(names, bad, strict=True) if flags.any()],
         "against_golden": against("outputs"),
         "against_float": against("float_outputs"),
-        "repeat_differing": int((again != actual).sum() - (np.isnan(again) & np.isnan(actual)).sum()),
+        "repeat_differing": int(np.sum(~((again == actual[some]) | (np.isnan(again) & np.isnan(actual[some]))))),
         "threads": [threads, other_threads],
-        "threads_max_ulp": numerics.compare(other, actual, peak, manifest["halo"])["max_ulp"],
+        "threads_max_ulp": numerics.compare(other, actual[some], peak, manifest["halo"])["max_ulp"],
     }
     if not bad.any():
         for key, report in (("outputs", "against_golden"), ("float_outputs", "against_float")):

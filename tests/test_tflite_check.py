@@ -1,0 +1,256 @@
+"""The checker on sound files and on planted faults: each must be caught, with the message that names it."""
+
+import ast
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tflite_exports as exports
+
+FOLDER = exports.ROOT / "tflite"
+
+# An external delegate that loads and takes no node: what a driver without support for a model does.
+STUB_DELEGATE = """
+#include <stdint.h>
+#include <stddef.h>
+struct delegate { void *data; int (*prepare)(void *, struct delegate *); void *a, *b, *c; int64_t flags; void *d; };
+static int prepare(void *context, struct delegate *self) { return 0; }
+static struct delegate stub = {0, prepare, 0, 0, 0, 0, 0};
+struct delegate *tflite_plugin_create_delegate(char **k, char **v, size_t n, void (*report)(const char *))
+{ return &stub; }
+void tflite_plugin_destroy_delegate(struct delegate *self) {}
+"""
+
+
+def report_of(tmp_path, *words):
+    """(finished process, the JSON report)."""
+    path = tmp_path / "report.json"
+    done = exports.check(*words, f"--json={path}")
+    return done, json.loads(path.read_text())
+
+
+def test_sound_files_pass(tmp_path):
+    models = exports.copy(tmp_path, "float32", "int8", "rgb")
+    done, report = report_of(tmp_path, *models)
+    assert done.returncode == 0, done.stdout
+    assert report["passed"]
+    assert done.stdout.endswith("3 of 3 passed\n")
+    first = report["models"][0]
+    assert first["numerics"]["against_golden"]["all"]["psnr"] == 200.0
+    assert first["delegation"]["nodes_delegated"] == first["delegation"]["nodes"]
+    assert first["delegation"]["convolutions"] == 4
+    speed = first["speed"]
+    assert speed["runs"] == 4
+    # 32 x 32 output pixels, and 2 * 32 * 32 * 9 * 40 operations, per median run.
+    assert speed["megapixels_per_second"] == pytest.approx(1024 / speed["p50_ms"] / 1e3)
+    assert speed["gflops"] == pytest.approx(737280 / speed["p50_ms"] / 1e6)
+    assert 1 < first["memory"]["model_mb"] < first["memory"]["peak_mb"] < 500
+    assert set(report["device"]) >= {"processor", "cores", "abi", "governor", "temperature_c", "runtime"}
+
+
+def test_limits_are_flags(tmp_path):
+    (model,) = exports.copy(tmp_path, "float32")
+    done, report = report_of(tmp_path, model, "--max_peak_mb=1", "--max_p50_ms=1e6", "--golden_psnr=201")
+    assert done.returncode == 1
+    verdicts = {gate["name"]: gate["passed"] for gate in report["models"][0]["gates"]}
+    assert not verdicts["memory"]
+    assert verdicts["p50"]
+    assert not verdicts["golden"]
+
+
+def planted(tmp_path, name, change):
+    """An export whose model file was changed after its golden vectors were made, its manifest none the wiser."""
+    (model,) = exports.copy(tmp_path, name)
+    change(model)
+    exports.reseal(model)
+    return model
+
+
+def change_one_weight(model, size):
+    def change(tree):
+        graph = tree.subgraphs[0]
+        kernel = next(tensor for tensor in graph.tensors if list(tensor.shape) == [4, 3, 3, 4])
+        weights = np.frombuffer(bytes(tree.buffers[kernel.buffer].data), np.float32).copy()
+        weights[40] += size
+        tree.buffers[kernel.buffer].data = list(weights.tobytes())
+
+    exports.edit(model, change)
+
+
+def change_last_convolution(model, gain=1.0, offset=0):
+    """Another scale for its kernel, or an offset in the unit of its sums, as of a forgotten zero point."""
+
+    def change(tree):
+        graph = tree.subgraphs[0]
+        _, kernel, bias = next(
+            op.inputs
+            for op in graph.operators
+            if len(op.inputs) == 3 and list(graph.tensors[op.inputs[1]].shape) == [1, 3, 3, 4]
+        )
+        quantization = graph.tensors[kernel].quantization
+        quantization.scale = [float(scale * gain) for scale in quantization.scale]
+        sums = np.frombuffer(bytes(tree.buffers[graph.tensors[bias].buffer].data), np.int32) + offset
+        tree.buffers[graph.tensors[bias].buffer].data = list(sums.astype(np.int32).tobytes())
+
+    exports.edit(model, change)
+
+
+def put_golden_of(other):
+    def change(model):
+        shutil.copy(model.parent / f"{other}.npz", model.with_suffix(".npz"))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "gate", "message"),
+    [
+        ("float32", lambda model: change_one_weight(model, 0.05), "golden", "changed weights"),
+        ("float32", lambda model: change_one_weight(model, np.nan), "finite", "NaN"),
+        ("int8", lambda model: change_last_convolution(model, gain=0.8), "golden", "a wrong scale or zero point"),
+        ("int8", lambda model: change_last_convolution(model, offset=900), "golden", "a wrong scale or zero point"),
+    ],
+    ids=["one weight", "nan", "scale", "zero point"],
+)
+def test_a_changed_model_is_caught_by_its_image(tmp_path, name, change, gate, message):
+    done, report = report_of(tmp_path, planted(tmp_path, name, change))
+    assert done.returncode == 1
+    failed = {item["name"]: item["measured"] for item in report["models"][0]["gates"] if not item["passed"]}
+    assert message in failed[gate]
+
+
+@pytest.mark.parametrize(
+    ("faulty", "sound", "gate", "message"),
+    [
+        ("other", "float32", "golden", "another model's weights"),
+        ("border", "float32", "border", "wrong padding?"),
+        ("border", "float32", "golden", "the outermost 2 pixels hold"),
+        ("swapped", "rgb", "golden", "the channels are swapped: as BGR"),
+    ],
+)
+def test_a_model_that_computes_something_else_is_caught(tmp_path, faulty, sound, gate, message):
+    model, _ = exports.copy(tmp_path, faulty, sound)
+    put_golden_of(sound)(model)
+    exports.reseal(model)
+    done, report = report_of(tmp_path, model)
+    assert done.returncode == 1
+    failed = {item["name"]: item["measured"] for item in report["models"][0]["gates"] if not item["passed"]}
+    assert message in failed[gate]
+
+
+def test_files_that_do_not_belong_together_are_caught(tmp_path):
+    cut, stranger, golden, _ = exports.copy(tmp_path, "float32", "other", "rgb", "int8")
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:3000])
+    shutil.copy(tmp_path / "int8.json", stranger.with_suffix(".json"))
+    shutil.copy(tmp_path / "int8.npz", golden.with_suffix(".npz"))
+    done, report = report_of(tmp_path, cut, stranger, golden)
+    assert done.returncode == 1
+    messages = [item["gates"][-1]["measured"] for item in report["models"]]
+    assert messages[0] == f"the file is truncated: 3000 of the {len(whole)} bytes that the manifest names"
+    assert messages[1].startswith("the manifest is of another file: it describes int8.tflite")
+    assert "the golden vectors rgb.npz are not those that the manifest describes" in messages[2]
+
+
+def test_what_cannot_be_run_is_exit_2_and_the_others_are_still_checked(tmp_path):
+    cut, sound, alone, damaged = exports.copy(tmp_path, "float32", "int8", "other", "border")
+    cut.write_bytes(cut.read_bytes()[:3000])
+    exports.reseal(cut)
+    alone.with_suffix(".json").unlink()
+    damaged.with_suffix(".npz").write_bytes(b"no zip")
+    exports.reseal(damaged)
+    done, report = report_of(tmp_path, cut, sound, alone, damaged)
+    assert done.returncode == 2
+    assert [item["passed"] for item in report["models"]] == [False, True, False, False]
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert "float32.tflite" in lines[0]
+    assert "no manifest beside the model" in lines[1]
+    assert "damaged golden vectors" in lines[2]
+
+
+def test_the_manifest_must_describe_the_model(tmp_path):
+    model, shape = exports.copy(tmp_path, "float32", "int8")
+    for path, key, value in (
+        (model, "quantization", {"scale": 0.5, "zero_point": 3}),
+        (shape, "shape", [1, 16, 16, 1]),
+    ):
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        manifest["input"][key] = value
+        path.with_suffix(".json").write_text(json.dumps(manifest))
+    done, report = report_of(tmp_path, model, shape)
+    assert done.returncode == 1
+    assert "wrong scale or zero point" in report["models"][0]["gates"][-1]["measured"]
+    assert "shape is [1, 32, 32, 1]; the manifest says [1, 16, 16, 1]" in report["models"][1]["gates"][-1][
+        "measured"
+    ].replace("(", "[").replace(")", "]")
+
+
+def test_a_delegate_that_fell_back_fails_unless_allowed(tmp_path):
+    compiler = shutil.which("cc")
+    if not compiler:
+        pytest.skip("no C compiler (cc) to build a stand-in delegate with")
+    (model,) = exports.copy(tmp_path, "float32")
+    source, library = tmp_path / "stub.c", tmp_path / "libstub.so"
+    source.write_text(STUB_DELEGATE)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    done, report = report_of(tmp_path, model, f"--delegate={library}")
+    assert done.returncode == 1
+    (gate,) = (item for item in report["models"][0]["gates"] if not item["passed"])
+    assert gate["name"] == "delegate"
+    assert gate["measured"].startswith("the delegate fell back: asked ")
+    assert "ran xnnpack (" in gate["measured"]
+    assert exports.check(model, f"--delegate={library}", "--allow_fallback").returncode == 0
+    missing = exports.check(model, f"--delegate={tmp_path / 'libnone.so'}")
+    assert missing.returncode == 2
+    assert "cannot load this delegate" in missing.stderr
+
+
+def test_built_in_kernels_are_a_choice(tmp_path):
+    (model,) = exports.copy(tmp_path, "float32")
+    done, report = report_of(tmp_path, model, "--delegate=none")
+    assert done.returncode == 0, done.stdout
+    assert report["models"][0]["delegation"]["nodes_delegated"] == 0
+    assert "built-in kernels" in report["models"][0]["delegation"]["ran"]
+
+
+def test_the_folder_stands_alone(tmp_path):
+    banned = {"tensorflow", "keras", "drcn_keras", "tf_keras", "absl", "tools"}
+    for path in FOLDER.rglob("*.py"):
+        if "node_modules" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & banned, path
+
+
+def test_running_loads_neither_tensorflow_nor_keras_nor_the_package(tmp_path):
+    (model,) = exports.copy(tmp_path, "float32")
+    request = tmp_path / "request.json"
+    words = {"model": str(model), "delegate": "xnnpack", "threads": 1, "runs": 1, "warmup": 0, "max_seconds": 1}
+    request.write_text(json.dumps(words))
+    code = (
+        f"import sys; sys.path[:0] = [{str(FOLDER)!r}, {str(FOLDER / 'web')!r}]\n"
+        "import android, check, measure, serve, upscale\n"
+        f"sys.argv[1:] = [{str(request)!r}, {str(tmp_path / 'result.json')!r}]\n"
+        "measure.main()\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    loaded = set(ast.literal_eval(done.stdout.strip().splitlines()[-1]))
+    assert "numpy" in loaded
+    assert not loaded & {"tensorflow", "keras", "drcn_keras", "absl"}
+    assert "error" not in json.loads((tmp_path / "result.json").read_text())
+
+
+def test_it_travels_as_a_folder(tmp_path):
+    (model,) = exports.copy(tmp_path, "float32")
+    shutil.copytree(FOLDER, tmp_path / "away", ignore=shutil.ignore_patterns("web", "__pycache__"))
+    command = [sys.executable, pathlib.Path("away") / "check.py", "--runs=1", model.name]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
