@@ -20,6 +20,7 @@ import skimage  # noqa: E402
 from PIL import Image  # noqa: E402
 from serving import graph, warmup  # noqa: E402
 
+import drcn_keras  # noqa: E402
 from drcn_keras import deploy, image  # noqa: E402
 from drcn_keras.errors import UserError  # noqa: E402
 
@@ -29,7 +30,7 @@ PHOTOGRAPHS = pathlib.Path(skimage.__file__).parent / "data"
 OLD_OPERATIONS = """
     Abs AddV2 All Any Assert Cast ConcatV2 Const Equal ExpandDims Fill Floor FloorDiv FloorMod GatherV2 Greater
     GreaterEqual Identity If IsFinite LeftShift Less LessEqual LogicalAnd LogicalOr MatMul Max Maximum Mean Min Minimum
-    Mul NoOp NotEqual Pack Placeholder Prod Range RealDiv Relu Reshape Round Select SelectV2 Shape Size Squeeze
+    Mul Neg NoOp NotEqual Pack Placeholder Prod Range RealDiv Relu Reshape Round Select SelectV2 Shape Size Squeeze
     StatefulPartitionedCall StatelessIf StatelessWhile StridedSlice Sub Sum TensorListConcatV2 TensorListFromTensor
     TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Transpose Unpack While ZerosLike
     BiasAdd Conv2D
@@ -65,7 +66,7 @@ def as_png(pixels):
     file = io.BytesIO()
     depth = 8 * pixels.dtype.itemsize
     png.Writer(width, height, greyscale=channels < 3, alpha=channels in (2, 4), bitdepth=depth).write(
-        file, planes.reshape(height, -1)
+        file, planes.reshape(height, -1).tolist()
     )
     return file.getvalue()
 
@@ -143,6 +144,33 @@ def test_c_library_answers_every_signature_and_survives_bad_requests(path, model
         assert np.abs(rounded["sr"][0] - 255.0 * expected).max() < 0.51
     for rgb, contents in zip(answers[6:9], answers[9]["sr_png_bytes"], strict=True):
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(contents))), rgb["sr"][0])
+
+
+@pytest.mark.parametrize(
+    "kind", ["gray", "gray and alpha", "RGB", "RGBA", "16 bit gray", "16 bit RGBA", "jpeg", "gray jpeg"]
+)
+def test_upscale_image_has_the_bits_of_the_package(loaded, model, kind, tmp_path):
+    """Every value equal, not nearly equal. No pixel here is fully transparent."""
+    rgb = photograph(45, 50)
+    alpha = np.uint8(255 - rgb[..., :1] // 2)
+    rgba = np.concatenate([rgb, alpha], axis=2)
+    contents = {
+        "gray": lambda: as_png(rgb[..., 1]),
+        "gray and alpha": lambda: as_png(rgba[..., 2:]),
+        "RGB": lambda: as_png(rgb),
+        "RGBA": lambda: as_png(rgba),
+        "16 bit gray": lambda: as_png(rgb[..., 1] * np.uint16(257) - np.uint16(3)),
+        "16 bit RGBA": lambda: as_png(rgba * np.uint16(255) + np.uint16(1)),
+        "jpeg": lambda: as_jpeg(rgb),
+        "gray jpeg": lambda: as_jpeg(rgb[..., 1]),
+    }[kind]()
+    (tmp_path / "file").write_bytes(contents)
+    expected = drcn_keras.upscale(image.read_pixels(str(tmp_path / "file"))[0], model)
+    answer = loaded.signatures["upscale_image"](image_bytes=tf.constant([contents]))["sr_png_bytes"].numpy()[0]
+    (tmp_path / "answer").write_bytes(answer)
+    received = image.read_pixels(str(tmp_path / "answer"))[0]
+    assert received.dtype == expected.dtype
+    assert np.array_equal(received, expected)
 
 
 def test_c_library_replays_the_warmup_records(path, tmp_path):
@@ -304,10 +332,7 @@ def test_bicubic_has_the_bits_of_the_package(scale, shape):
     """Ties are common where 8-bit values are interpolated: one bit decides which way they are rounded."""
     lr = noise("u1", *shape, 2) / 255.0
     expected = image.enlarge(lr, scale)
-    top, bottom, left, right = shape[0] // 3, shape[0] * scale, shape[1] // 2, shape[1] * scale - 1
-    rows, columns = (
-        graph._contributions(shape[0], top, bottom, scale),
-        graph._contributions(shape[1], left, right, scale),
-    )
+    window = slice(shape[0] // 3, shape[0] * scale), slice(shape[1] // 2, shape[1] * scale - 1)
+    rows, columns = (graph._contributions(*given, scale) for given in zip(shape, window, strict=True))
     part, rows, columns = graph._crop(tf.constant(lr[None]), rows, columns)
-    assert np.array_equal(graph._resize(part, rows, columns)[0], expected[top:bottom, left:right])
+    assert np.array_equal(graph._resize(part, rows, columns)[0], expected[window])

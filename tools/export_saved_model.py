@@ -4,11 +4,12 @@ import io
 import os
 import re
 import shutil
+import sys
 import tempfile
 
 import numpy as np
 import tensorflow as tf
-from absl import flags, logging
+from absl import flags
 from PIL import Image
 from serving import graph, warmup
 
@@ -30,7 +31,7 @@ def export(source, output, version=None, max_pixels=2**24, tile=256, warmup_size
         output: folder of the versions; made when missing.
         version: int >= 1; the next free number when None.
         max_pixels: most low-resolution pixels that one request may hold, >= 1.
-        tile: side in output pixels of the squares that the server computes at once, >= 1.
+        tile: side in output pixels of the windows that the server computes at once, more than twice the model's halo.
         warmup_sizes: (height, width) of the low-resolution images of the warm-up requests.
 
     Returns:
@@ -39,6 +40,8 @@ def export(source, output, version=None, max_pixels=2**24, tile=256, warmup_size
     Raises:
         UserError: the version exists, or the written graph does not answer as it must.
     """
+    if tile <= 2 * source.halo:
+        raise UserError(f"--tile must be more than {2 * source.halo}, twice the model's halo; received {tile}.")
     os.makedirs(output, exist_ok=True)
     version = _next_version(output) if version is None else version
     final = os.path.join(output, str(version))
@@ -80,7 +83,7 @@ def check_equality(loaded, source, sizes):
                 f"the exported graph differs from the Keras model by {difference:.2g} at {height}x{width} pixels; "
                 f"expected at most {TOLERANCE:g}. Nothing was written."
             )
-        logging.info("serving_default at %dx%d: %.2g from the Keras model", height, width, difference)
+        print(f"serving_default at {height}x{width}: {difference:.2g} from the Keras model", file=sys.stderr)
 
 
 def warmup_requests(source, sizes):
@@ -151,11 +154,10 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.INFO)
     flags.DEFINE_string("model", None, "trained DRCN, a .keras file", required=True)
     flags.DEFINE_string("output", None, "folder of the numbered versions that a server polls", required=True)
     flags.DEFINE_integer("version", None, "version number; the next free one by default", lower_bound=1)
     flags.DEFINE_integer("max_pixels", 2**24, "most low-resolution pixels in one request", lower_bound=1)
-    flags.DEFINE_integer("tile", 256, "side in output pixels of the squares computed at once", lower_bound=16)
+    flags.DEFINE_integer("tile", 256, "side in output pixels of the windows computed at once", lower_bound=1)
     flags.DEFINE_list("warmup_sizes", "64x64,256x256", "HEIGHTxWIDTH of warm-up images, low-resolution pixels")
     errors.run(main)

@@ -24,7 +24,7 @@ class Upscaler(tf.Module):
     Args:
         model: `DRCN`.
         max_pixels: most pixels of low-resolution images in one request; scale^2 times as many for `serving_default`.
-        tile: side in pixels, of the output, of the squares that are computed at once.
+        tile: side in pixels, of the output, of the squares that are computed at once; more than twice the halo.
     """
 
     def __init__(self, model, max_pixels, tile):
@@ -37,6 +37,7 @@ class Upscaler(tf.Module):
         self._halo = model.halo
         self._max_pixels = max_pixels
         self._tile = tile
+        self._step = tile - 2 * model.halo
 
     def signatures(self):
         """{signature name: tf.function with its input signature}."""
@@ -57,10 +58,8 @@ class Upscaler(tf.Module):
         """The network alone: ilr float32 (batch, height, width, channels) in [0, 1] -> sr of that shape."""
         ilr = self._guarded(ilr, self._max_pixels * self._scale**2)
 
-        def tile(first, last, top, bottom, left, right):
-            y0, y1, x0, x1 = self._window(tf.shape(ilr), top, bottom, left, right)
-            sr = self._network(ilr[first:last, y0:y1, x0:x1])
-            return sr[:, top - y0 : bottom - y0, left - x0 : right - x0]
+        def tile(images, rows, columns):
+            return self._network(ilr[images, rows, columns])
 
         return {"sr": self._in_tiles(tf.shape(ilr), tile, self._channels, tf.float32)}
 
@@ -109,82 +108,87 @@ class Upscaler(tf.Module):
             (batch, scale * height, scale * width, 1 to 4).
         """
         shape, scale = tf.shape(lr), self._scale
-        size = tf.stack([shape[0], shape[1] * scale, shape[2] * scale])
 
-        def tile(first, last, top, bottom, left, right):
-            y0, y1, x0, x1 = self._window(size, top, bottom, left, right)
-            rows = _contributions(shape[1], y0, y1, scale)
-            columns = _contributions(shape[2], x0, x1, scale)
+        def tile(images, rows, columns):
+            rows = _contributions(shape[1], rows, scale)
+            columns = _contributions(shape[2], columns, scale)
+            part, rows, columns = _crop(lr[images], rows, columns)
             # Only now in floating point: a large image stays in its integers.
-            part, rows, columns = _crop(lr[first:last], rows, columns)
-            part = tf.cast(part, tf.float64) / peak
-            sr = self._color_to_sr(part[..., :3], rows, columns, gray)
-            opacity = _choose(alpha, lambda: _resize(part[..., 3:], rows, columns), lambda: sr[..., :0])
-            sr = tf.concat([sr, opacity], axis=3)
-            return finish(sr[:, top - y0 : bottom - y0, left - x0 : right - x0])
+            ilr = _resize(tf.cast(part, tf.float64), rows, columns) / peak
+            sr = self._color_to_sr(ilr[..., :3], gray)
+            return finish(_choose(alpha, lambda: tf.concat([sr, ilr[..., 3:]], axis=3), lambda: sr))
 
         channels = 3 if gray is False and alpha is False else None
+        size = tf.stack([shape[0], shape[1] * scale, shape[2] * scale])
         return self._in_tiles(size, tile, channels, finish(tf.zeros((), tf.float64)).dtype)
 
-    def _color_to_sr(self, rgb, rows, columns, gray):
+    def _color_to_sr(self, rgb, gray):
         if self._channels == 3:
-            sr = self._run(_resize(rgb, rows, columns))
-            return _choose(gray, lambda: tf.reduce_mean(sr, axis=3, keepdims=True), lambda: sr)
+            sr = self._network(tf.cast(rgb, tf.float32))
+            # The mean in float32, as the package takes it.
+            sr = _choose(gray, lambda: (sr[..., :1] + sr[..., 1:2] + sr[..., 2:]) / 3.0, lambda: sr)
+            return tf.cast(sr, tf.float64)
         # Gray is taken as the Y it is.
         planes = _choose(gray, lambda: rgb, lambda: _rgb_to_ycbcr(rgb))
         planes.set_shape((None, None, None, 3))
-        planes = _resize(planes, rows, columns)
-        y = self._run(planes[..., :1])
-        return _choose(gray, lambda: y, lambda: _ycbcr_to_rgb(tf.concat([y, planes[..., 1:3]], axis=3)))
-
-    def _run(self, ilr):
-        return tf.cast(self._network(tf.cast(ilr, tf.float32)), tf.float64)
-
-    def _window(self, shape, top, bottom, left, right):
-        """The tile with its halo, cut at the image's border, where the network itself pads with zeros."""
-        return (
-            tf.maximum(top - self._halo, 0),
-            tf.minimum(bottom + self._halo, shape[1]),
-            tf.maximum(left - self._halo, 0),
-            tf.minimum(right + self._halo, shape[2]),
-        )
+        y = tf.cast(self._network(tf.cast(planes[..., :1], tf.float32)), tf.float64)
+        return _choose(gray, lambda: y, lambda: _ycbcr_to_rgb(tf.concat([y, planes[..., 1:]], axis=3)))
 
     def _in_tiles(self, shape, tile, channels, dtype):
-        """Puts an image batch together from `tile(first, last, top, bottom, left, right)`, one at a time.
+        """Puts an image batch together from overlapping windows, one at a time.
+
+        The windows are those of `drcn_keras.upscale.tiles`, so that the network meets the same shapes here and there.
 
         Args:
             shape: int32 (batch, height, width, ...) of the result.
-            tile: function of int32 scalars to (last - first, bottom - top, right - left, channels).
-            channels: last dimension of the result.
+            tile: function of three slices, images, rows and columns, to (images, rows, columns, channels).
+            channels: last dimension of the result, or None.
             dtype: of the result.
         """
         batch, height, width = shape[0], shape[1], shape[2]
         # Small images of one batch share a step, as long as they are no larger than a tile together.
         images = tf.maximum(self._tile**2 // tf.maximum(height * width, 1), 1)
 
-        def spans(length, step, make, element_shape):
-            def body(index, parts):
-                part = make(index * step, tf.minimum((index + 1) * step, length))
-                return index + 1, parts.write(index, part)
+        def joined(count, make):
+            """make(0), make(1) ... side by side along the first axis."""
 
-            count = (length + step - 1) // step
-            parts = tf.TensorArray(dtype, size=count, infer_shape=False, element_shape=element_shape)
+            def body(index, parts):
+                return index + 1, parts.write(index, make(index))
+
+            shape = (None, None, None, channels)
+            parts = tf.TensorArray(dtype, size=count, infer_shape=False, element_shape=shape)
             loop = tf.while_loop(lambda index, _: index < count, body, (0, parts), parallel_iterations=1)
             return loop[1].concat()
 
-        def group(first, last):
-            def row(top, bottom):
-                def column(left, right):
-                    return tf.transpose(tile(first, last, top, bottom, left, right), (2, 1, 0, 3))
+        def group(index):
+            some = slice(index * images, tf.minimum((index + 1) * images, batch))
 
-                across = spans(width, self._tile, column, (None, None, None, channels))
-                return tf.transpose(across, (1, 2, 0, 3))  # (height, batch, width, channels)
+            def row(index):
+                rows, inner_rows = self._span(height, index)
 
-            return tf.transpose(spans(height, self._tile, row, (None, None, None, channels)), (1, 0, 2, 3))
+                def column(index):
+                    columns, inner_columns = self._span(width, index)
+                    return tf.transpose(tile(some, rows, columns)[:, inner_rows, inner_columns], (2, 1, 0, 3))
 
-        whole = spans(batch, images, group, (None, None, None, channels))
+                return tf.transpose(joined(self._count(width), column), (1, 2, 0, 3))  # Height, batch, width.
+
+            return tf.transpose(joined(self._count(height), row), (1, 0, 2, 3))
+
+        whole = joined((batch + images - 1) // images, group)
         whole.set_shape((None, None, None, channels))
         return whole
+
+    def _count(self, length):
+        """How many windows cover `length` pixels."""
+        return tf.maximum(-((self._tile - length) // self._step), 0) + 1
+
+    def _span(self, length, index):
+        """Along one axis: the window's slice, and the slice within it of what is kept."""
+        start = tf.maximum(tf.minimum(index * self._step, length - self._tile), 0)
+        stop = tf.minimum(start + self._tile, length)
+        begin = tf.where(index == 0, 0, index * self._step + self._halo)
+        end = tf.where(stop == length, length, stop - self._halo)
+        return slice(start, stop), slice(begin - start, end - start)
 
     def _guarded(self, images, max_pixels):
         shape = tf.shape(images, out_type=tf.int64)
@@ -297,12 +301,12 @@ def _bytes(contents, start, count):
     return tf.cast(tf.io.decode_raw(tf.strings.substr(contents, start, count), tf.uint8), tf.int32)
 
 
-def _contributions(length, start, stop, scale):
-    """`image.enlarge`'s taps for the output positions start to stop - 1: (indices, weights), each a list of vectors.
+def _contributions(length, window, scale):
+    """`image.enlarge`'s taps for a window, a slice, of output positions: (indices, weights), each a list of vectors.
 
     The same float64 operations in the same order as in `drcn_keras.image`, so that the weights are the same bits.
     """
-    outputs = tf.cast(tf.range(start, stop), tf.float64)
+    outputs = tf.cast(tf.range(window.start, window.stop), tf.float64)
     centers = (outputs + 0.5) / float(scale) - 0.5
     first = tf.cast(tf.floor(centers - 2.0), tf.int32)
     positions = [first + tap for tap in range(6)]
@@ -366,8 +370,8 @@ def _as_float(sr):
 
 
 def _as_uint8(sr):
-    return tf.cast(tf.round(255.0 * tf.clip_by_value(sr, 0.0, 1.0)), tf.uint8)
+    return tf.cast(tf.round(tf.clip_by_value(sr, 0.0, 1.0) * 255.0), tf.uint8)
 
 
 def _as_uint16(sr, peak):
-    return tf.cast(tf.round(peak * tf.clip_by_value(sr, 0.0, 1.0)), tf.uint16)
+    return tf.cast(tf.round(tf.clip_by_value(sr, 0.0, 1.0) * peak), tf.uint16)

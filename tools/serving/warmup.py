@@ -3,8 +3,8 @@
 import os
 
 import tensorflow as tf
-from absl import logging
 from tensorflow_serving.apis import prediction_log_pb2
+from tqdm import tqdm
 
 from drcn_keras.errors import UserError
 
@@ -50,7 +50,8 @@ def replay(loaded, folder):
     Raises:
         UserError: a request fails; with it in place no server would load the version.
     """
-    for number, (signature_name, inputs) in enumerate(read(folder), start=1):
+    requests = tqdm(read(folder), desc="warm-up", unit="request")
+    for number, (signature_name, inputs) in enumerate(requests, start=1):
         try:
             signature = loaded.signatures[signature_name]
             signature(**{name: tf.constant(value) for name, value in inputs.items()})
@@ -59,4 +60,3 @@ def replay(loaded, folder):
                 f"warm-up request {number} for signature {signature_name!r} fails, so a server would not load this "
                 f"version: {error}"
             ) from error
-        logging.info("warm-up request %d, %s: answered", number, signature_name)
