@@ -89,6 +89,8 @@ def test_findings_say_what_holds_and_what_does_not():
     )
     assert "holds on average in 1 of 1 measurements" in text
 
+    assert "ensemble" not in " ".join(report.findings([result(single=(36.9,))]))
+
     text = " ".join(report.findings([result(), result("Set14", psnr=32.5, single=(32.75, 32.0), bicubic=(30.5, 0.8))]))
     assert "does not hold in 1 of 2 measurements: mobile_x2 on Set14 x2 (-0.250 dB)" in text
     assert "30.50 dB on Set14 x2, published 30.24" in text

@@ -178,8 +178,9 @@ def findings(results):
             if known := published(result["dataset"], result["scale"], method):
                 text += f", {result['psnr'] - known[0]:+.2f} against {method} as published"
         sentences.append(text + ".")
-    sentences.append(_ensemble_finding([_parts(result) for result in results]))
-    return sentences
+    # The ensemble of one recursion is no ensemble.
+    ensembles = [_parts(result) for result in results if len(result["recursion_psnr"]) > 1]
+    return [*sentences, _ensemble_finding(ensembles)] if ensembles else sentences
 
 
 def _ensemble_finding(rows):

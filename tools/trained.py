@@ -1,6 +1,7 @@
 """What the tools say of a trained model: a short name, its card, its results."""
 
 import json
+import logging
 import os
 
 import drcn_keras
@@ -57,6 +58,8 @@ def measure(name, model, data_dirs, save_images=None):
     Raises:
         UserError: a folder or an image is wrong.
     """
+    # TensorFlow warns when functions are traced often; here each model is traced once, and there may be many.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     results = drcn_keras.evaluate(model, data_dirs, save_images=save_images, progress=True)["results"]
     return [
         {"model": label(name), "folder": folder, **result, **result["mean"]}
