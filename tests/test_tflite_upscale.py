@@ -1,0 +1,156 @@
+"""Enlarging on the device: tiles give exactly what one run over the whole image gives."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tflite_exports as exports
+from PIL import Image
+
+from drcn_keras import image
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    """The modules of tflite/ by name."""
+    monkeypatch.syspath_prepend(exports.ROOT / "tflite")
+    return {name: importlib.import_module(name) for name in ("pictures", "runtime", "upscale", "manifest")}
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("shape", [(7, 9, 3), (1, 1), (2, 5)])
+def test_bicubic_and_colours_are_those_of_training(tools, scale, shape):
+    pixels = np.random.default_rng(0).random(shape)
+    np.testing.assert_allclose(tools["pictures"].enlarge(pixels, scale), image.enlarge(pixels, scale), atol=1e-14)
+    rgb = np.random.default_rng(1).random((4, 3))
+    np.testing.assert_allclose(tools["pictures"].rgb_to_ycbcr(rgb), image.rgb_to_ycbcr(rgb), atol=1e-15)
+    np.testing.assert_allclose(tools["pictures"].ycbcr_to_rgb(rgb), image.ycbcr_to_rgb(rgb), atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 32), (70, 95), (20, 100), (100, 9), (5, 3), (1, 1)])
+def test_tiles_equal_one_run_over_the_whole_image(tools, tmp_path, size):
+    (path,) = exports.copy(tmp_path, "float32")
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    ilr = np.random.default_rng(2).random((*size, 1), np.float32)
+
+    def model(shape):
+        return tools["runtime"].Model(path, 1, "xnnpack", shape)
+
+    tiled = tools["upscale"].run_tiled(model, manifest, ilr, 1)
+    whole = model((1, *size, 1)).run(ilr[None])[0]
+    np.testing.assert_allclose(tiled, whole, atol=1e-6)
+
+
+def test_a_halo_one_too_small_leaves_seams(tools, tmp_path):
+    # The receptive field reaches 4 pixels: two 3x3 recursions, one convolution before and one behind.
+    (path,) = exports.copy(tmp_path, "float32")
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    ilr = np.random.default_rng(3).random((90, 90, 1), np.float32)
+
+    def model(shape):
+        return tools["runtime"].Model(path, 1, "xnnpack", shape)
+
+    whole = model((1, 90, 90, 1)).run(ilr[None])[0]
+    for halo, same in ((4, True), (3, False)):
+        tiled = tools["upscale"].run_tiled(model, {**manifest, "halo": halo}, ilr, 1)
+        assert (np.max(np.abs(tiled - whole)) < 1e-6) == same
+
+
+@pytest.mark.parametrize(("length", "side", "halo"), [(100, 32, 5), (33, 32, 5), (32, 32, 16), (64, 11, 5), (1, 1, 5)])
+def test_plans_cover_every_pixel_once_with_its_halo(tools, length, side, halo):
+    position = 0
+    for start, first, last in tools["upscale"].plan(length, side, halo):
+        assert first == position < last
+        assert start >= 0
+        assert start + side <= length
+        assert first - start >= halo or start == 0
+        assert start + side - last >= halo or start + side == length
+        position = last
+    assert position == length
+
+
+def test_a_model_no_larger_than_its_halo_cannot_be_tiled(tools):
+    with pytest.raises(tools["manifest"].CannotRun, match="10 pixels a side cannot be tiled: 5 on either side"):
+        tools["upscale"].plan(11, 10, 5)
+
+
+def run(*words):
+    command = [sys.executable, exports.ROOT / "tflite" / "upscale.py", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_transparent_photograph_from_file_to_file(tools, tmp_path):
+    (path,) = exports.copy(tmp_path, "float32")
+    pixels = np.random.default_rng(4).integers(0, 256, (21, 40, 4), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    done = run(path, tmp_path / "in.png", tmp_path / "out.png")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "out.png") as file:
+        result = np.asarray(file)
+    assert result.shape == (42, 80, 4)
+    # By the training side's own functions: luma through the model, colours and transparency bicubic.
+    ycbcr = image.enlarge(image.rgb_to_ycbcr(pixels[..., :3] / 255.0), 2)
+    model = tools["runtime"].Model(path, 1, "xnnpack", (1, 42, 80, 1))
+    ycbcr[..., 0] = model.run(ycbcr[None, ..., :1].astype(np.float32))[0, ..., 0]
+    expected = np.round(255.0 * np.clip(image.ycbcr_to_rgb(ycbcr), 0, 1))
+    assert np.max(np.abs(result[..., :3] - expected)) <= 1
+    alpha = np.round(255.0 * np.clip(image.enlarge(pixels[..., 3] / 255.0, 2), 0, 1))
+    np.testing.assert_array_equal(result[..., 3], alpha)
+    again = run(path, tmp_path / "in.png", tmp_path / "out.png")
+    assert again.returncode == 2
+    assert "exists; --overwrite replaces it" in again.stderr
+
+
+def test_gray_and_rgb_pipelines(tools, tmp_path):
+    luma, rgb = exports.copy(tmp_path, "float32", "rgb")
+    Image.fromarray(np.random.default_rng(5).integers(0, 256, (40, 50), np.uint8)).save(tmp_path / "gray.png")
+    for model, name in ((luma, "a.png"), (rgb, "b.png")):
+        done = run(model, tmp_path / "gray.png", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / name) as result:
+            assert (result.mode, result.size) == ("L", (100, 80))
+
+
+def test_the_rgb_pipeline_is_tiled_in_low_resolution_pixels(tools, tmp_path):
+    (path,) = exports.copy(tmp_path, "rgb")
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    pixels = np.random.default_rng(6).integers(0, 256, (50, 70, 3), np.uint8)
+
+    def model(shape):
+        return tools["runtime"].Model(path, 1, "xnnpack", shape)
+
+    tiled = tools["upscale"].run_tiled(model, manifest, pixels, 2)
+    assert tiled.shape == (100, 140, 3)
+    # One tile in the middle, by hand: rows 9 to 41, columns 30 to 62; its inside is in the result.
+    tile = model(None).run(pixels[None, 9:41, 30:62])[0]
+    inside = 2 * exports.HALO
+    np.testing.assert_array_equal(
+        tiled[18 + inside : 82 - inside, 60 + inside : 124 - inside], tile[inside:-inside, inside:-inside]
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        ("none.png", "out.png", "no such file"),
+        ("text.png", "out.png", "not a readable image"),
+        ("clear.png", "out.jpg", "holds no transparency"),
+        ("clear.png", "out.xyz", "expected a file ending in"),
+        ("clear.png", "nowhere/out.png", "no such folder"),
+    ],
+)
+def test_bad_files_are_one_line(tools, tmp_path, monkeypatch, capsys, source, target, message):
+    (path,) = exports.copy(tmp_path, "float32")
+    (tmp_path / "text.png").write_text("no image")
+    Image.new("RGBA", (8, 8)).save(tmp_path / "clear.png")
+    monkeypatch.setattr(sys, "argv", ["upscale.py", str(path), str(tmp_path / source), str(tmp_path / target)])
+    with pytest.raises(SystemExit) as ended:
+        tools["manifest"].end(tools["upscale"].main)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / target).exists()
