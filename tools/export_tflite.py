@@ -3,6 +3,7 @@
 python tools/export_tflite.py --model=best.keras --output=export --mode=float32,int8 --representative_dir=photos
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -17,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tensorflow as tf
 from absl import flags, logging
-from litert import check, flatbuffer, graph, quantize
+from litert import check, flatbuffer, graph, quantize, tune
 from tqdm import tqdm
 
 import drcn_keras
@@ -45,11 +46,13 @@ class Exporter:
         source: path of the model's file, for the manifest.
         height, width: pixels of the low-resolution image that the files are made for.
         dynamic_shape: let the file take any size; height and width then size the golden vectors only.
-        representative_dir: folder of photographs for the int8 and int16x8 modes, or "".
+        representative_dir: folder of photographs for the 8-bit modes, or "": dynamic is then made without.
         rgb_dtype: "uint8" or "float32", at the ends of the rgb pipeline.
         network: a residual network equal or close to `deploy.inference_model(model, residual=True,
             split_identity=True)`; None for that one.
         ranges: dict of tensor name to (low, high) for int8, from quantisation-aware training; None to measure them.
+        tuning: fit the weights to 8 bit without training, see tune.py. Not for weights that were trained for it.
+        baseline: `DRCN` that the drop on a test folder counts from; None for `model`.
         label: ends the files' names, for variants of one model: "qat".
 
     Raises:
@@ -67,6 +70,8 @@ class Exporter:
         rgb_dtype="uint8",
         network=None,
         ranges=None,
+        tuning=True,
+        baseline=None,
         label="",
     ):
         self.model = model
@@ -78,8 +83,11 @@ class Exporter:
         self.network = network or deploy.inference_model(model, residual=True, split_identity=True)
         self.reference = deploy.inference_model(model, residual=True)
         self.ranges = ranges
+        self.tuning = tuning
+        self.baseline = baseline or model
         self.label = label
         self._patches = None
+        self._prepared = {}
         halo = lr_halo(model)
         if min(height, width) <= 2 * halo:
             raise UserError(
@@ -95,19 +103,47 @@ class Exporter:
 
     def content(self, pipeline, mode):
         """The bytes of one .tflite file."""
+        if mode not in self._prepared:
+            self._prepared[mode] = self._prepare(mode)
+        network, ranges = self._prepared[mode]
         size = (None, None) if self.dynamic_shape else self.size
-        content = graph.to_tflite(self._pipeline(pipeline, self.network), *size)
-        if mode not in quantize.CALIBRATED:
-            return quantize.quantized(content, mode)
-        ranges = self.ranges if mode == "int8" and self.ranges else self._measured_ranges(mode)
-        return quantize.quantized(content, mode, ranges)
+        return quantize.quantized(graph.to_tflite(self._pipeline(pipeline, network), *size), mode, ranges)
 
     def _pipeline(self, kind, network):
         return graph.Pipeline(self.model, kind, network, self.rgb_dtype)
 
-    def _measured_ranges(self, mode):
-        luma = graph.to_tflite(self._pipeline("luma", self.network), 16, 16)
-        return quantize.calibrated_ranges(luma, self.representative(), mode)
+    def _prepare(self, mode):
+        """The network that a mode is made from, and the ranges of its tensors or None."""
+        if self.tuning and mode in quantize.EIGHT_BIT and self.representative_dir:
+            return self._tuned(mode)
+        if mode == "int8" and self.ranges:
+            return self.network, self.ranges
+        return self.network, self._ranges(self._luma(self.network), mode) if mode in quantize.CALIBRATED else None
+
+    def _tuned(self, mode):
+        network, content, target = self._rounded
+        ranges = self._ranges(content, mode)
+        if mode in ("dynamic", "int8"):
+            draft = quantize.quantized(content, mode, ranges)
+            network = tune.refitted(network, draft, self.representative(), target)
+        return network, ranges
+
+    @functools.cached_property
+    def _rounded(self):
+        """The network on its 8-bit grid, its luma file, and what the float network makes of the patches."""
+        images = self.representative()
+        content = self._luma(self.network)
+        target = quantize.values(content, images, ("reconstruction_2_",))["reconstruction_2_1"]
+        network = tune.equalized(self.network, quantize.observe(content, images))
+        network = tune.rounded(network, self._luma(network), images)
+        return network, self._luma(network), target
+
+    def _ranges(self, content, mode):
+        return quantize.calibrated_ranges(content, self.representative(), mode) if mode in quantize.CALIBRATED else None
+
+    def _luma(self, network):
+        """A small float file of the luma pipeline: what the network's tensors are looked at in."""
+        return graph.to_tflite(self._pipeline("luma", network), 16, 16)
 
     def representative(self):
         """Calibration patches, read once."""
@@ -134,7 +170,7 @@ def lr_halo(model):
     return -(-model.halo // model.scale) + 2
 
 
-def export(exporter, output, pipelines, modes, test_dir="", overwrite=False):
+def export(exporter, output, pipelines, modes, test_dir="", overwrite=False, inspect=None):
     """Writes one .tflite, .npz and .json for each pipeline and mode.
 
     Args:
@@ -144,6 +180,7 @@ def export(exporter, output, pipelines, modes, test_dir="", overwrite=False):
         modes: of quantize.MODES.
         test_dir: folder of original photographs to measure luma files on, or "".
         overwrite: replace files that exist.
+        inspect: function of (content, mode) that returns more for the manifest, or raises UserError.
 
     Returns:
         list of manifests (dicts), one for each .tflite.
@@ -153,26 +190,34 @@ def export(exporter, output, pipelines, modes, test_dir="", overwrite=False):
     """
     if set(modes) & set(quantize.CALIBRATED) and not (exporter.ranges and set(modes) <= {"int8"}):
         exporter.representative()
-    jobs = [(pipeline, mode) for pipeline in pipelines for mode in modes]
-    for pipeline, mode in jobs:
-        for suffix in (".tflite", ".npz", ".json"):
-            path = os.path.join(output, exporter.stem(pipeline, mode) + suffix)
-            if os.path.exists(path) and not overwrite:
-                raise UserError(f"{path} exists; --overwrite replaces it.")
+    refuse_existing(exporter, output, pipelines, modes, overwrite)
     os.makedirs(output, exist_ok=True)
+    jobs = [(pipeline, mode) for pipeline in pipelines for mode in modes]
     manifests = []
     for pipeline, mode in tqdm(jobs, desc="export", unit="file", disable=None):
-        manifests.append(_export_one(exporter, output, pipeline, mode, test_dir))
+        manifests.append(_export_one(exporter, output, pipeline, mode, test_dir, inspect))
     return manifests
 
 
-def _export_one(exporter, output, pipeline, mode, test_dir):
+def refuse_existing(exporter, output, pipelines, modes, overwrite):
+    """Raises UserError when a file would be replaced without leave."""
+    for pipeline in pipelines:
+        for mode in modes:
+            for suffix in (".tflite", ".npz", ".json"):
+                path = os.path.join(output, exporter.stem(pipeline, mode) + suffix)
+                if os.path.exists(path) and not overwrite:
+                    raise UserError(f"{path} exists; --overwrite replaces it.")
+
+
+def _export_one(exporter, output, pipeline, mode, test_dir, inspect):
     stem = exporter.stem(pipeline, mode)
     content = exporter.content(pipeline, mode)
     golden = exporter.golden(pipeline, content)
     packed = io.BytesIO()
     np.savez_compressed(packed, **golden)
     manifest = _manifest(exporter, pipeline, mode, content, packed.getvalue(), golden)
+    if inspect:
+        manifest.update(inspect(content, mode))
     if manifest["psnr_vs_float"] < WORST_PSNR[mode]:
         raise UserError(
             f"{stem}: {manifest['psnr_vs_float']:.1f} dB against the float model; expected at least "
@@ -180,7 +225,7 @@ def _export_one(exporter, output, pipeline, mode, test_dir):
         )
     _prove(stem, content, packed.getvalue())
     if test_dir and pipeline == "luma":
-        manifest["test"] = [measured(exporter.model, content, test_dir)]
+        manifest["test"] = [measured(exporter.baseline, content, test_dir)]
     path = os.path.join(output, stem)
     write_atomically(f"{path}.npz", lambda file: file.write(packed.getvalue()))
     write_atomically(f"{path}.tflite", lambda file: file.write(content))
@@ -398,24 +443,30 @@ def _grown(photograph, height, width):
     return np.pad(photograph, ((0, rows), (0, columns), (0, 0)), mode="symmetric")[:height, :width]
 
 
-def define_flags():
-    flags.DEFINE_string("model", None, "a DRCN .keras file", required=True)
-    flags.DEFINE_string("output", None, "folder that the files are written to", required=True)
-    flags.DEFINE_list("mode", ["float32"], f"comma-separated: {', '.join(quantize.MODES)}")
-    flags.DEFINE_list("pipeline", ["luma"], "luma: ILR to SR; rgb: 8-bit LR to 8-bit SR, everything in the graph")
-    flags.DEFINE_integer("lr_height", 64, "pixels of the low-resolution image", lower_bound=1)
-    flags.DEFINE_integer("lr_width", 64, "pixels of the low-resolution image", lower_bound=1)
-    flags.DEFINE_bool("dynamic_shape", False, "let the file take any size, for runtimes that resize")
-    flags.DEFINE_enum("rgb_dtype", "uint8", ["uint8", "float32"], "ends of the rgb pipeline; browsers want float32")
-    flags.DEFINE_string("representative_dir", "", "training photographs; int8 and int16x8 need them")
-    flags.DEFINE_string("test_dir", "", "original photographs to measure the luma files on")
-    flags.DEFINE_bool("overwrite", False, "replace files that exist")
+def define_flags(values=flags.FLAGS):
+    """Adds the command's flags to `values`."""
+
+    def define(kind, *arguments, **options):
+        getattr(flags, f"DEFINE_{kind}")(*arguments, flag_values=values, **options)
+
+    define("string", "model", None, "a DRCN .keras file", required=True)
+    define("string", "output", None, "folder that the files are written to", required=True)
+    define("list", "mode", ["float32"], f"comma-separated: {', '.join(quantize.MODES)}")
+    define("list", "pipeline", ["luma"], "luma: ILR to SR; rgb: 8-bit LR to 8-bit SR, everything in the graph")
+    define("integer", "lr_height", 64, "pixels of the low-resolution image", lower_bound=1)
+    define("integer", "lr_width", 64, "pixels of the low-resolution image", lower_bound=1)
+    define("bool", "dynamic_shape", False, "let the file take any size, for runtimes that resize")
+    define("enum", "rgb_dtype", "uint8", ["uint8", "float32"], "ends of the rgb pipeline; browsers want float32")
+    define("string", "representative_dir", "", "training photographs; int8 and int16x8 need them")
+    define("string", "test_dir", "", "original photographs to measure the luma files on")
+    define("bool", "overwrite", False, "replace files that exist")
 
 
-def _known(name, values, known):
-    unknown = [value for value in values if value not in known]
+def known(name, values, choices):
+    """The values of a list flag without repetition. Raises UserError for one that is no choice."""
+    unknown = [value for value in values if value not in choices]
     if unknown or not values:
-        raise UserError(f"--{name} must be of {', '.join(known)}; received {', '.join(unknown) or 'nothing'}.")
+        raise UserError(f"--{name} must be of {', '.join(choices)}; received {', '.join(unknown) or 'nothing'}.")
     return list(dict.fromkeys(values))
 
 
@@ -425,8 +476,8 @@ def main(argv):
     settings = flags.FLAGS
     if not settings["verbosity"].present:
         logging.set_verbosity(logging.ERROR)  # TensorFlow tells how it writes SavedModels.
-    modes = _known("mode", settings.mode, quantize.MODES)
-    pipelines = _known("pipeline", settings.pipeline, PIPELINES)
+    modes = known("mode", settings.mode, quantize.MODES)
+    pipelines = known("pipeline", settings.pipeline, PIPELINES)
     exporter = Exporter(
         load(settings.model),
         settings.model,

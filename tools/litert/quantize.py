@@ -15,6 +15,7 @@ from ai_edge_quantizer.qtyping import TFLOperationName as Operation
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED = ("int8", "int16x8")
+EIGHT_BIT = ("dynamic", *CALIBRATED)
 
 _HEAVY = "^(embedding_2|inference|reconstruction_1)_"
 _STATE = "^state_"
@@ -83,9 +84,33 @@ def observe(content, images):
         dict of tensor name to a dict: "low", "high" (floats), "channels" (largest magnitude per channel),
         "sample" (some of the values).
     """
+    random = np.random.default_rng(0)
+    observed = {}
+    for name, value in _all_values(content, images):
+        seen = observed.setdefault(name, {"low": np.inf, "high": -np.inf, "channels": 0.0, "sample": []})
+        seen["low"] = min(seen["low"], float(value.min()))
+        seen["high"] = max(seen["high"], float(value.max()))
+        seen["channels"] = np.maximum(seen["channels"], np.abs(value).max(axis=(0, 1)))
+        seen["sample"].append(random.choice(value.ravel(), max(1, _SAMPLES // len(images))))
+    for seen in observed.values():
+        seen["sample"] = np.concatenate(seen["sample"]).astype(np.float64)
+    return observed
+
+
+def values(content, images, prefixes):
+    """The float feature maps of a luma file: dict of tensor name to array (count, height, width, channels)."""
+    found = {}
+    for name, value in _all_values(content, images):
+        if name.startswith(tuple(prefixes)) and value.dtype == np.float32:
+            found.setdefault(name, []).append(value.copy())
+    return {name: np.stack(maps) for name, maps in found.items()}
+
+
+def _all_values(content, images):
+    """(name, value (height, width, channels)) of every feature map, image after image."""
     with warnings.catch_warnings():
         # It is for debugging only, says LiteRT; calibration is that.
-        warnings.filterwarnings("ignore", message=".*preserve_all_tensors")
+        warnings.filterwarnings("ignore", message="(?s).*preserve_all_tensors")
         interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
     entry = interpreter.get_input_details()[0]["index"]
     interpreter.resize_tensor_input(entry, (1, *images.shape[1:]))
@@ -95,20 +120,11 @@ def observe(content, images):
         for detail in interpreter.get_tensor_details()
         if len(detail["shape"]) == 4 and detail["name"] and "/" not in detail["name"]
     ]
-    random = np.random.default_rng(0)
-    observed = {d["name"]: {"low": np.inf, "high": -np.inf, "channels": 0.0, "sample": []} for d in details}
     for image in images:
         interpreter.set_tensor(entry, image[None])
         interpreter.invoke()
         for detail in details:
-            values, seen = interpreter.get_tensor(detail["index"]), observed[detail["name"]]
-            seen["low"] = min(seen["low"], float(values.min()))
-            seen["high"] = max(seen["high"], float(values.max()))
-            seen["channels"] = np.maximum(seen["channels"], np.abs(values).max(axis=(0, 1, 2)))
-            seen["sample"].append(random.choice(values.ravel(), max(1, _SAMPLES // len(images))))
-    for seen in observed.values():
-        seen["sample"] = np.concatenate(seen["sample"]).astype(np.float64)
-    return observed
+            yield detail["name"], interpreter.get_tensor(detail["index"])[0]
 
 
 def best_range(seen):
@@ -136,4 +152,8 @@ def calibrated_ranges(content, images, mode):
     observed = observe(content, images)
     if mode == "int16x8":
         return {name: (seen["low"], seen["high"]) for name, seen in observed.items()}
-    return {name: best_range(seen) for name, seen in observed.items()}
+    ranges = {name: best_range(seen) for name, seen in observed.items()}
+    # One range for all that the recursions read. A bias is stored in steps of its input's scale: this way one bias
+    # serves every call, and the file does not grow with D by more than operators.
+    states = [name for name in ranges if name.startswith("state_") or name == "embedding_2_1"]
+    return {**ranges, **dict.fromkeys(states, (0.0, max(ranges[name][1] for name in states)))}

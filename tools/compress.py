@@ -1,0 +1,222 @@
+"""Fine-tunes a trained DRCN for 8 bit, zeros or shared weights with tensorflow-model-optimization, and exports it.
+
+python tools/compress.py --model=best.keras --method=qat --train_dir=T91 --output=export
+"""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import export_tflite
+import numpy as np
+from absl import flags, logging
+from keras import ops
+from litert import flatbuffer, graph, quantize, tune
+
+from drcn_keras import deploy, errors
+from drcn_keras.data import list_folders
+from drcn_keras.errors import UserError
+from drcn_keras.layers import CenteredIdentity
+from drcn_keras.model import DRCN, load
+
+METHODS = ("qat", "prune", "cluster", "qat+prune")
+HEAVY = ("embedding_2", "inference", "reconstruction_1")
+CONVOLUTIONS = ("embedding_1", *HEAVY, "reconstruction_2")
+# Pruning's polynomial ends below the wish by what rounding to whole weights costs.
+SPARSITY_SLACK = 0.01
+
+
+def compress(model, method, paths, representative, settings):
+    """Fine-tunes under a compression, in a process with tf_keras.
+
+    Args:
+        model: `DRCN`.
+        method: one of METHODS.
+        paths: training photographs.
+        representative: ILR patches that the 8-bit ranges start from.
+        settings: dict with steps, learning_rate, alpha_start, batch_size, patch_size, stride, seed, sparsity, clusters.
+
+    Returns:
+        (tuned, network, ranges): the `DRCN` with the new weights, its residual network with the identity taken out
+        (exactly the weights that were trained), and for qat the dict of the 8-bit ranges that it trained in, else None.
+
+    Raises:
+        UserError: the other process failed, or its network is not the same function.
+    """
+    network = deploy.inference_model(model, residual=True, split_identity=True)
+    ranges = {}
+    if "qat" in method:
+        network = tune.equalized(network, quantize.observe(_luma(model, network), representative))
+        ranges = quantize.calibrated_ranges(_luma(model, network), representative, "int8")
+    request = {**_weights(model, network), **_probe(model)}
+    if ranges:
+        inside = ("embedding_1_", "embedding_2_", "inference_", "state_", "reconstruction_1_")
+        request.update({f"range/{name}": np.array(r) for name, r in ranges.items() if name.startswith(inside)})
+    about = {name: getattr(model, name) for name in ("filters", "recursions", "channels", "scale")}
+    request["settings"] = np.array(json.dumps({**settings, **about, "method": method, "paths": list(paths)}))
+    arrays = _run_twin(request)
+    logging.info("the tf_keras twin equals the model to %.2g", arrays["difference"])
+    return _rebuilt(model, arrays)
+
+
+def _luma(model, network):
+    return graph.to_tflite(graph.Pipeline(model, "luma", network), 16, 16)
+
+
+def _weights(model, network):
+    arrays = {"ensemble": ops.convert_to_numpy(model.ensemble_weights)}
+    for name in CONVOLUTIONS:
+        arrays[f"{name}/kernel"], arrays[f"{name}/bias"] = network.get_layer(name).get_weights()
+    # The folded network's last bias carries the ensemble's sum.
+    arrays["reconstruction_2/bias"] = ops.convert_to_numpy(model.get_layer("reconstruction_2").bias)
+    return arrays
+
+
+def _probe(model):
+    ilr = np.random.default_rng(0).random((2, 24, 20, model.channels), np.float32)
+    return {
+        "probe": ilr,
+        "probe_stacked": ops.convert_to_numpy(model.reconstructions(ilr)),
+        "probe_ensemble": ops.convert_to_numpy(model(ilr)),
+    }
+
+
+def _run_twin(request):
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "litert", "twin.py")
+    root = os.path.dirname(os.path.dirname(script))
+    path = os.pathsep.join([os.path.dirname(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = os.path.join(folder, "request.npz"), os.path.join(folder, "result.npz")
+        np.savez(asked, **request)
+        with open(os.path.join(folder, "errors.txt"), "w+") as complaints:
+            # The progress bar is the user's; all else is kept for the case of failure.
+            stderr = None if sys.stderr.isatty() else complaints
+            done = subprocess.run(
+                [sys.executable, script, asked, answered],
+                stderr=stderr,
+                env={**os.environ, "PYTHONPATH": path},
+                check=False,
+            )
+            complaints.seek(0)
+            last = complaints.read().strip().splitlines()[-1:]
+        if done.returncode:
+            raise UserError(f"fine-tuning in tf_keras failed: {' '.join(last) or 'see above'}")
+        return dict(np.load(answered, allow_pickle=False))
+
+
+def _rebuilt(model, arrays):
+    tuned = DRCN.from_config(model.get_config())
+    identity = ops.convert_to_numpy(CenteredIdentity()(arrays["inference/kernel"].shape))
+    for name in CONVOLUTIONS:
+        kernel = arrays[f"{name}/kernel"] + (identity if name == "inference" else 0.0)
+        tuned.get_layer(name).set_weights([kernel, arrays[f"{name}/bias"]])
+    tuned.ensemble_weights.assign(arrays["ensemble"])
+    network = deploy.inference_model(tuned, residual=True, split_identity=True)
+    # Adding and taking away the identity rounds; the trained values are put back as they are.
+    network.get_layer("inference").set_weights([arrays["inference/kernel"], arrays["inference/bias"]])
+    ranges = {name.removeprefix("range/"): tuple(value) for name, value in arrays.items() if name.startswith("range/")}
+    return tuned, network, ranges or None
+
+
+def findings(content):
+    """What compression left in a written file.
+
+    Returns:
+        dict: "sparsity", the share of zeros in the heavy kernels; "unique_weights", by layer the number of different
+        values; "gzip_bytes".
+    """
+    kernels = {name.split("/")[0]: kernel for name, kernel in flatbuffer.kernels(content).items()}
+    heavy = {name: kernels[name] for name in HEAVY}
+    zeros = sum(int(np.sum(kernel == 0)) for kernel in heavy.values())
+    return {
+        "sparsity": zeros / sum(kernel.size for kernel in heavy.values()),
+        "unique_weights": {name: len(np.unique(kernel)) for name, kernel in heavy.items()},
+        "gzip_bytes": len(gzip.compress(content, mtime=0)),
+    }
+
+
+def check_findings(found, method, settings, mode):
+    """Raises UserError when the written file does not hold what the method promised."""
+    if "prune" in method and found["sparsity"] < settings["sparsity"] - SPARSITY_SLACK:
+        raise UserError(f"the {mode} file is {found['sparsity']:.1%} zeros; expected {settings['sparsity']:.1%}.")
+    most = max(found["unique_weights"].values())
+    if method == "cluster" and mode in ("float32", "float16") and most > settings["clusters"]:
+        raise UserError(
+            f"the {mode} file has {most} different weights in a kernel; expected {settings['clusters']}. "
+            "Nothing was written."
+        )
+
+
+def define_flags():
+    flags.DEFINE_string("model", None, "a DRCN .keras file", required=True)
+    flags.DEFINE_string("output", None, "folder that the files are written to", required=True)
+    flags.DEFINE_enum("method", None, METHODS, "what to fine-tune for", required=True)
+    flags.DEFINE_list("train_dir", None, "folders of training photographs", required=True)
+    flags.DEFINE_list("mode", [], f"of {', '.join(quantize.MODES)}; default: int8 after qat, float32 and int8 else")
+    flags.DEFINE_list("pipeline", ["luma"], "luma, rgb")
+    flags.DEFINE_integer("steps", 1500, "of fine-tuning, for each stage of the method", lower_bound=1)
+    flags.DEFINE_float("learning_rate", 1e-4, "of the first step", lower_bound=1e-9)
+    flags.DEFINE_float("alpha_start", 0.1, "alpha of the first step; 0 by half-time", lower_bound=0.0, upper_bound=1.0)
+    flags.DEFINE_integer("batch_size", 16, "patches a step", lower_bound=1)
+    flags.DEFINE_integer("patch_size", 41, "pixels", lower_bound=8)
+    flags.DEFINE_integer("stride", 21, "pixels from patch to patch", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of the patches' order", lower_bound=0)
+    flags.DEFINE_float("sparsity", 0.5, "share of zeros that pruning reaches", lower_bound=0.0, upper_bound=0.99)
+    flags.DEFINE_integer("clusters", 32, "different weights per kernel", lower_bound=2, upper_bound=256)
+    flags.DEFINE_integer("lr_height", 64, "pixels of the low-resolution image", lower_bound=1)
+    flags.DEFINE_integer("lr_width", 64, "pixels of the low-resolution image", lower_bound=1)
+    flags.DEFINE_string("test_dir", "", "original photographs to measure the luma files on")
+    flags.DEFINE_bool("overwrite", False, "replace files that exist")
+
+
+_TRAINING = (
+    "steps", "learning_rate", "alpha_start", "batch_size", "patch_size", "stride", "seed", "sparsity", "clusters"
+)  # fmt: skip
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
+    settings = flags.FLAGS
+    if not settings["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)
+    method = settings.method
+    modes = export_tflite.known(
+        "mode", settings.mode or (["int8"] if "qat" in method else ["float32", "int8"]), quantize.MODES
+    )
+    pipelines = export_tflite.known("pipeline", settings.pipeline, export_tflite.PIPELINES)
+    model = load(settings.model)
+    training = {name: settings[name].value for name in _TRAINING}
+    common = {"height": settings.lr_height, "width": settings.lr_width, "representative_dir": settings.train_dir[0]}
+    label = method.replace("+", "-")
+    first = export_tflite.Exporter(model, settings.model, label=label, **common)
+    export_tflite.refuse_existing(first, settings.output, pipelines, modes, settings.overwrite)
+    tuned, network, ranges = compress(model, method, list_folders(settings.train_dir), first.representative(), training)
+    exporter = export_tflite.Exporter(
+        tuned, settings.model, label=label, network=network, ranges=ranges, tuning=False, baseline=model, **common
+    )
+
+    def inspect(content, mode):
+        found = findings(content)
+        check_findings(found, method, training, mode)
+        return {**found, "compression": {"method": method, **training}}
+
+    manifests = export_tflite.export(
+        exporter, settings.output, pipelines, modes, settings.test_dir, settings.overwrite, inspect
+    )
+    for manifest in manifests:
+        path = os.path.join(settings.output, manifest["model"]["file"])
+        print(
+            f"{path}: {manifest['model']['bytes']} bytes, gzip {manifest['gzip_bytes']}, "
+            f"{manifest['sparsity']:.1%} zeros, up to {max(manifest['unique_weights'].values())} different weights"
+        )
+
+
+if __name__ == "__main__":
+    define_flags()
+    errors.run(main)

@@ -1,0 +1,151 @@
+"""Exports a model in every mode, measures each file, prints the README's table.
+
+python tools/tflite_table.py --model=best.keras --train_dir=T91 --test_dirs=Set5,Set14 --int8_test_dirs=B100
+"""
+
+import json
+import os
+import statistics
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import compress
+import export_tflite
+import numpy as np
+from absl import flags, logging
+from litert import check, quantize
+
+from drcn_keras import errors
+from drcn_keras.checkpoint import write_atomically
+from drcn_keras.data import list_folders
+from drcn_keras.errors import UserError
+from drcn_keras.model import load
+
+TARGETS = {"float16": 0.001, "dynamic": 0.005, "int8": 0.03, "int8 (QAT)": 0.02}
+THREADS = (1, 2)
+# Timed in turn, so that a slow moment of the machine meets every file.
+ROUNDS = 15
+
+
+def measure(model, source, output, train_dirs, test_dirs, int8_test_dirs, training):
+    """Exports and measures everything the table shows.
+
+    Args:
+        model: `DRCN`; source: path of its file; output: folder for the files, replaced when they exist.
+        train_dirs: folders of training photographs: calibration and QAT.
+        test_dirs: folders measured in every mode; int8_test_dirs: in the int8 modes only.
+        training: settings of `compress.compress` for QAT; steps 0 leaves QAT out.
+
+    Returns:
+        list of rows (dicts): mode, path, bytes, tests, latency, integer_operators.
+    """
+    exporter = export_tflite.Exporter(model, source, representative_dir=train_dirs[0])
+    manifests = export_tflite.export(exporter, output, ["luma"], quantize.MODES, overwrite=True)
+    rows = [_row(manifest["mode"], manifest, output) for manifest in manifests]
+    if training["steps"]:
+        tuned, network, ranges = compress.compress(
+            model, "qat", list_folders(train_dirs), exporter.representative(), training
+        )
+        aware = export_tflite.Exporter(
+            tuned, source, network=network, ranges=ranges, tuning=False, baseline=model, label="qat"
+        )
+        (manifest,) = export_tflite.export(aware, output, ["luma"], ["int8"], overwrite=True)
+        position = 1 + [row["mode"] for row in rows].index("int8")
+        rows.insert(position, _row("int8 (QAT)", manifest, output))
+    for row in rows:
+        folders = [*test_dirs, *(int8_test_dirs if row["mode"].startswith("int8") else [])]
+        with open(row["path"], "rb") as file:
+            content = file.read()
+        row["tests"] = [export_tflite.measured(model, content, folder) for folder in folders]
+    for threads in THREADS:
+        for row, milliseconds in zip(rows, _latencies([row["path"] for row in rows], threads), strict=True):
+            row.setdefault("latency", {})[str(threads)] = milliseconds
+    return rows
+
+
+def _row(mode, manifest, output):
+    return {
+        "mode": mode,
+        "path": os.path.join(output, manifest["model"]["file"]),
+        "bytes": manifest["model"]["bytes"],
+        "integer_operators": manifest["integer_operators"],
+    }
+
+
+def _latencies(paths, threads):
+    """Median milliseconds of one run of each file at its own size."""
+    runs = []
+    for path in paths:
+        run = check.Runner(path, threads)
+        shape = tuple(run.interpreter.get_input_details()[0]["shape"][1:])
+        image = np.random.default_rng(0).random(shape, np.float32)
+        run(image)
+        runs.append((run, image, []))
+    for _ in range(ROUNDS):
+        for run, image, times in runs:
+            start = time.perf_counter()
+            run(image)
+            times.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(times) for _, _, times in runs]
+
+
+def markdown(rows):
+    """The table, and a line for each target that was missed."""
+    base = rows[0]
+    names = list(dict.fromkeys(test["dataset"] for row in rows for test in row["tests"]))
+    head = ["mode", "bytes", "of float32"]
+    head += [f"{name} {what}" for name in names for what in ("dB", "drop", "Q dB")]
+    head += [f"time, {threads} thread{'s' if threads > 1 else ''}" for threads in THREADS]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    missed = []
+    for row in rows:
+        cells = [row["mode"], f"{row['bytes']:,}", f"{row['bytes'] / base['bytes']:.2f}"]
+        tests = {test["dataset"]: test for test in row["tests"]}
+        for name in names:
+            test = tests.get(name)
+            cells += [f"{test['psnr']:.3f}", f"{test['drop']:.3f}", f"{test['fidelity']:.1f}"] if test else ["", "", ""]
+            target = TARGETS.get(row["mode"])
+            if test and target is not None and round(test["drop"], 4) > target:
+                missed.append(f"Missed: {row['mode']} on {name}, drop {test['drop']:.4f} dB, target {target}.")
+        for threads in THREADS:
+            cells.append(f"{row['latency'][str(threads)] / base['latency'][str(threads)]:.2f}")
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n" + "".join(f"\n{m}" for m in missed)
+
+
+def define_flags():
+    flags.DEFINE_string("model", None, "a DRCN .keras file", required=True)
+    flags.DEFINE_string("output", "tflite_table", "folder that the files and results.json are written to")
+    flags.DEFINE_list("train_dir", None, "folders of training photographs; calibration takes the first", required=True)
+    flags.DEFINE_list("test_dirs", None, "folders measured in every mode", required=True)
+    flags.DEFINE_list("int8_test_dirs", [], "folders measured in the int8 modes only")
+    flags.DEFINE_integer("qat_steps", 1500, "steps of quantisation-aware training; 0: without", lower_bound=0)
+    flags.DEFINE_float("qat_learning_rate", 1e-4, "of its first step", lower_bound=1e-9)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
+    settings = flags.FLAGS
+    if not settings["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)
+    training = {"steps": settings.qat_steps, "learning_rate": settings.qat_learning_rate, "alpha_start": 0.1}
+    training |= {"batch_size": 16, "patch_size": 41, "stride": 21, "seed": 0}
+    rows = measure(
+        load(settings.model),
+        settings.model,
+        settings.output,
+        settings.train_dir,
+        settings.test_dirs,
+        settings.int8_test_dirs,
+        training,
+    )
+    text = json.dumps(rows, indent=2) + "\n"
+    write_atomically(os.path.join(settings.output, "results.json"), lambda file: file.write(text.encode()))
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    define_flags()
+    errors.run(main)
