@@ -269,6 +269,8 @@ function show() {
   $("reports").replaceChildren(...[...state.reports.values()].map(showReport));
 }
 
+const short = (value) => value.toFixed(value < 100 ? 1 : 0);
+
 function showReport(report) {
   const block = element("article", "", "report");
   const title = element("h3", report.file);
@@ -282,10 +284,10 @@ function showReport(report) {
     block.append(element("p", `${ACCELERATORS[accelerator.ran]}${threads}; ${speed.runs} timed runs`, "muted"));
     const numbers = element("div", "", "numbers");
     for (const [value, unit, label] of [
-      [speed.p50_ms.toFixed(1), "ms", "median"], [speed.p95_ms.toFixed(1), "ms", "p95"],
-      [speed.p99_ms.toFixed(1), "ms", "p99"], [speed.first_ms.toFixed(0), "ms", "first run"],
-      [speed.load_ms.toFixed(0), "ms", "load"], [speed.megapixels_per_second.toFixed(2), "MP/s", "output"],
-      [speed.gflops.toFixed(1), "GFLOP/s", "arithmetic"], [memory.wasm_mb.toFixed(0), "MB", "WASM memory"],
+      [short(speed.p50_ms), "ms", "median"], [short(speed.p95_ms), "ms", "p95"],
+      [short(speed.p99_ms), "ms", "p99"], [short(speed.first_ms), "ms", "first run"],
+      [short(speed.load_ms), "ms", "load"], [speed.megapixels_per_second.toFixed(2), "", "megapixels/s"],
+      [speed.gflops.toFixed(1), "", "GFLOP/s"], [memory.wasm_mb.toFixed(0), "MB", "memory"],
     ]) {
       const box = element("div");
       const number = element("b", value);
