@@ -36,6 +36,7 @@ from drcn_keras.upscale import (
     load_for,
     prepare_tensorflow,
     tiles,
+    warn_skipped,
     write_image,
 )
 
@@ -179,12 +180,12 @@ def _measured(path, scale, restorer, target, bar):
     try:
         original = mod_crop(read_image(path), scale)
     except UserError as error:
-        logging.warning("skipped: %s", error)
+        warn_skipped(error)
         return None
     if min(original.shape[:2]) < SSIM_WINDOW + 2 * scale:
         smallest = SSIM_WINDOW + 2 * scale
         height, width = original.shape[:2]
-        logging.warning("skipped: %s: %d x %d, smaller than %d pixels", path, width, height, smallest)
+        warn_skipped(f"{path}: {width} x {height}, smaller than {smallest} pixels")
         return None
     gray = luma(original) / 255.0
     reference = comparable(gray, scale)

@@ -278,7 +278,7 @@ def upscale_files(model, inputs, output, scale=None, tile=None, overwrite=False,
         except UserError as error:
             if len(jobs) == 1:
                 raise
-            logging.warning("skipped: %s", error)
+            warn_skipped(error)
             failed.append(source)
             continue
         write_image(target, _upscaled(pixels, model, tile, progress=True), profile)
@@ -329,6 +329,12 @@ def _undone(jobs, overwrite, skip_existing):
             f"{done[0][1]} exists ({len(done)} of {len(jobs)} results do); --overwrite replaces, --skip_existing keeps."
         )
     return jobs
+
+
+def warn_skipped(reason):
+    """Says on standard error, above the progress bar, which image is left out and why."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        logging.warning("skipped: %s", reason)
 
 
 def check_folder(folder):
