@@ -5,6 +5,7 @@ The bulk of a DRCN's work, the D recursions and their D reconstructions, is thre
 filters and touch the image itself, so they stay in float in every 8-bit mode; so does the skip.
 """
 
+import contextlib
 import logging
 import warnings
 
@@ -51,17 +52,20 @@ def quantized(content, mode, ranges=None):
         for pattern, operation in ((_HEAVY, Operation.CONV_2D), (_STATE, Operation.ADD)):
             rules.add_static_config(pattern, operation, activation_num_bits=bits, weight_num_bits=8)
         calibration = {name: _statistics(*bounds) for name, bounds in ranges.items()}
-    return bytes(
-        _quantizer(content, rules)
-        .quantize(calibration, enable_progress_report=False, enable_progress_bar=False)
-        .quantized_model
-    )
-
-
-def _quantizer(content, rules):
     # It logs every rule that another one overrides.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    return quantizer.Quantizer(bytearray(content), rules.get_quantization_recipe())
+    with _looking_inside():
+        tool = quantizer.Quantizer(bytearray(content), rules.get_quantization_recipe())
+        result = tool.quantize(calibration, enable_progress_report=False, enable_progress_bar=False)
+    return bytes(result.quantized_model)
+
+
+@contextlib.contextmanager
+def _looking_inside():
+    """LiteRT warns that keeping inner tensors is for debugging; calibration is that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*preserve_all_tensors")
+        yield
 
 
 def _statistics(low, high):
@@ -108,9 +112,7 @@ def values(content, images, prefixes):
 
 def _all_values(content, images):
     """(name, value (height, width, channels)) of every feature map, image after image."""
-    with warnings.catch_warnings():
-        # It is for debugging only, says LiteRT; calibration is that.
-        warnings.filterwarnings("ignore", message="(?s).*preserve_all_tensors")
+    with _looking_inside():
         interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
     entry = interpreter.get_input_details()[0]["index"]
     interpreter.resize_tensor_input(entry, (1, *images.shape[1:]))

@@ -1,0 +1,111 @@
+"""Fine-tuning under a compression: the twin is the model, the promise stands in the written file."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import skimage.data
+from keras import ops
+from PIL import Image
+
+from drcn_keras.errors import UserError
+from drcn_keras.model import DRCN
+
+for module in ("ai_edge_litert", "ai_edge_quantizer"):
+    pytest.importorskip(module, reason=f"{module} is not installed (the tflite extra)")
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import compress  # noqa: E402
+from litert import flatbuffer  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with a tiny model and four photographs."""
+    folder = tmp_path_factory.mktemp("compress")
+    model = DRCN(recursions=2, filters=6, scale=2)
+    random = np.random.default_rng(0)
+    for weight in model.trainable_weights:
+        weight.assign(0.5 * ops.convert_to_numpy(weight) + random.normal(0, 0.03, weight.shape))
+    model.save(folder / "model.keras")
+    (folder / "photos").mkdir()
+    pixels = np.asarray(Image.open(pathlib.Path(skimage.data.__file__).parent / "astronaut.png"))
+    for index in range(4):
+        Image.fromarray(pixels[100 * index : 100 * index + 80, 150:240]).save(folder / "photos" / f"{index}.png")
+    return folder
+
+
+def run(folder, method, *arguments):
+    command = [sys.executable, "tools/compress.py", f"--model={folder / 'model.keras'}", f"--method={method}"]
+    command += [f"--train_dir={folder / 'photos'}", f"--output={folder / 'out'}", "--lr_height=24", "--lr_width=24"]
+    return subprocess.run(
+        [*command, "--steps=8", "--batch_size=2", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+
+
+def written(folder, name):
+    content = (folder / "out" / f"{name}.tflite").read_bytes()
+    return flatbuffer.kernels(content), json.loads((folder / "out" / f"{name}.json").read_text())
+
+
+def test_pruning_then_quantisation_aware_training(workplace):
+    pytest.importorskip("tensorflow_model_optimization", reason="tensorflow-model-optimization is not installed")
+    done = run(workplace, "qat+prune", "--sparsity=0.6", "--mode=int8")
+    assert done.returncode == 0, done.stderr[-2000:]
+    kernels, manifest = written(workplace, "drcn_x2_luma_int8_qat-prune")
+    heavy = np.concatenate([kernels[f"{name}/kernel"].ravel() for name in compress.HEAVY])
+    assert heavy.dtype == np.int8
+    assert np.mean(heavy == 0) >= 0.59
+    assert manifest["sparsity"] == pytest.approx(np.mean(heavy == 0))
+    assert 0 < manifest["gzip_bytes"] < manifest["model"]["bytes"]
+    again = run(workplace, "qat+prune", "--mode=int8")
+    assert again.returncode == 1
+    assert "--overwrite" in again.stderr.strip().splitlines()[-1]
+
+
+def test_clusters_are_few_in_the_file(workplace):
+    pytest.importorskip("tensorflow_model_optimization", reason="tensorflow-model-optimization is not installed")
+    done = run(workplace, "cluster", "--clusters=8", "--mode=float32")
+    assert done.returncode == 0, done.stderr[-2000:]
+    kernels, manifest = written(workplace, "drcn_x2_luma_float32_cluster")
+    for name in compress.HEAVY:
+        assert len(np.unique(kernels[f"{name}/kernel"])) <= 8
+        assert manifest["unique_weights"][name] <= 8
+
+
+def test_a_twin_that_differs_is_refused(workplace, monkeypatch):
+    pytest.importorskip("tensorflow_model_optimization", reason="tensorflow-model-optimization is not installed")
+    from drcn_keras.model import load
+
+    honest = compress._probe
+
+    def shifted(model):
+        probe = honest(model)
+        return {**probe, "probe_ensemble": probe["probe_ensemble"] + 1e-4}
+
+    monkeypatch.setattr(compress, "_probe", shifted)
+    settings = {"steps": 1, "learning_rate": 1e-4, "alpha_start": 0.0, "batch_size": 1, "patch_size": 24}
+    settings |= {"stride": 21, "seed": 0, "sparsity": 0.5, "clusters": 8}
+    with pytest.raises(UserError, match=r"twin differs from the model by 0\.0001"):
+        compress.compress(load(str(workplace / "model.keras")), "prune", [], None, settings)
+
+
+def test_broken_promises_are_refused():
+    found = {"sparsity": 0.3, "unique_weights": {"inference": 40}}
+    wanted = {"sparsity": 0.5, "clusters": 32}
+    with pytest.raises(UserError, match=r"30.0% zeros; expected 50.0%"):
+        compress.check_findings(found, "prune", wanted, "int8")
+    with pytest.raises(UserError, match="40 different weights in a kernel; expected 32"):
+        compress.check_findings(found, "cluster", wanted, "float32")

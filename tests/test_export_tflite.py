@@ -1,0 +1,327 @@
+"""Exported .tflite files: what they compute, what they are made of, and what the tool refuses."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import skimage.data
+from keras import ops
+from PIL import Image
+
+import drcn_keras
+from drcn_keras import deploy
+from drcn_keras.errors import UserError
+from drcn_keras.model import DRCN
+
+pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
+pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import export_tflite  # noqa: E402
+from litert import check, flatbuffer, graph, quantize, tune  # noqa: E402
+
+pytestmark = [
+    # Keras 3.15 and LiteRT's quantizer meet NumPy 2.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ai_edge_litert"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ai_edge_quantizer"),
+]
+
+NETWORK = {"CONV_2D", "ADD", "MUL"}
+AROUND = {"CAST", "CONCATENATION", "DEPTH_TO_SPACE", "MINIMUM", "RELU", "STRIDED_SLICE"}
+EXTRA = {
+    "float32": set(),
+    "float16": {"DEQUANTIZE"},
+    "dynamic": set(),
+    "int8": {"QUANTIZE", "DEQUANTIZE"},
+    "int16x8": {"QUANTIZE", "DEQUANTIZE"},
+}
+
+
+def tiny_model(recursions=2, filters=8, channels=1, scale=2):
+    model = DRCN(recursions=recursions, filters=filters, channels=channels, scale=scale)
+    random = np.random.default_rng(0)
+    for weight in model.trainable_weights:
+        start = ops.convert_to_numpy(weight)
+        weight.assign(0.5 * start + random.normal(0, 0.03, weight.shape))
+    model.ensemble_weights.assign(np.linspace(0.4, 0.7, recursions))
+    return model
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    source = pathlib.Path(skimage.data.__file__).parent / "astronaut.png"
+    pixels = np.asarray(Image.open(source))
+    for index in range(4):
+        Image.fromarray(pixels[100 * index : 100 * index + 80, 150:240]).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, photos):
+    """A tiny model in every mode and pipeline."""
+    folder = tmp_path_factory.mktemp("export")
+    model = tiny_model()
+    model.save(folder / "model.keras")
+    exporter = export_tflite.Exporter(model, str(folder / "model.keras"), 24, 20, representative_dir=str(photos))
+    manifests = export_tflite.export(exporter, str(folder), ["luma", "rgb"], quantize.MODES, test_dir=str(photos))
+    return model, folder, {(manifest["pipeline"], manifest["mode"]): manifest for manifest in manifests}
+
+
+@pytest.mark.parametrize("mode", quantize.MODES)
+@pytest.mark.parametrize("pipeline", export_tflite.PIPELINES)
+def test_operators_are_on_the_allow_list(exported, pipeline, mode):
+    _, folder, manifests = exported
+    content = (folder / manifests[pipeline, mode]["model"]["file"]).read_bytes()
+    allowed = NETWORK | EXTRA[mode] | (AROUND if pipeline == "rgb" else set())
+    assert set(flatbuffer.operators(content)) <= allowed
+    assert all(rank <= 4 for _, _, _, rank in flatbuffer.tensor_types(content))
+    # One convolution for each recursion and each reconstruction, two before and one behind; three make up rgb.
+    assert flatbuffer.operators(content)["CONV_2D"] == 2 + 2 + 2 + 1 + (3 if pipeline == "rgb" else 0)
+
+
+@pytest.mark.parametrize("mode", quantize.MODES)
+def test_luma_file_equals_the_model(exported, mode):
+    model, folder, manifests = exported
+    golden = np.load(folder / manifests["luma", mode]["golden"]["file"], allow_pickle=False)
+    expected = ops.convert_to_numpy(model(golden["inputs"]))
+    np.testing.assert_allclose(golden["float_outputs"], expected, atol=1e-5)
+    # One step of 8 bit is 0.004.
+    closest = {"float32": 1e-5, "float16": 2e-3, "int16x8": 6e-3}.get(mode, 2e-2)
+    np.testing.assert_allclose(golden["outputs"], expected, atol=closest)
+
+
+def test_rgb_file_equals_upscale_within_one_step(exported):
+    model, folder, manifests = exported
+    golden = np.load(folder / manifests["rgb", "float32"]["golden"]["file"], allow_pickle=False)
+    assert golden["inputs"].dtype == golden["outputs"].dtype == np.uint8
+    for lr, sr in zip(golden["inputs"], golden["outputs"], strict=True):
+        expected = drcn_keras.upscale(lr, model)
+        assert np.max(np.abs(sr.astype(int) - expected)) <= 1
+
+
+def test_heavy_convolutions_compute_in_integers(exported):
+    _, _, manifests = exported
+    for pipeline in export_tflite.PIPELINES:
+        for mode in quantize.CALIBRATED:
+            # embedding_2, two recursions and their reconstructions; each recursion's sum.
+            assert manifests[pipeline, mode]["integer_operators"] == {"ADD": 2, "CONV_2D": 5}
+        assert manifests[pipeline, "float32"]["integer_operators"] == {}
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "int8", "int16x8"])
+def test_kernels_are_stored_once_in_8_bit(exported, mode):
+    _, folder, manifests = exported
+    kernels = flatbuffer.kernels((folder / manifests["luma", mode]["model"]["file"]).read_bytes())
+    assert sorted(kernels) == [
+        "embedding_1/kernel",
+        "embedding_2/kernel",
+        "inference/kernel",
+        "reconstruction_1/kernel",
+        "reconstruction_2/kernel",
+    ]
+    for name in ("embedding_2", "inference", "reconstruction_1"):
+        assert kernels[f"{name}/kernel"].dtype == np.int8
+
+
+def test_manifest_describes_the_files(exported):
+    model, folder, manifests = exported
+    for (pipeline, mode), manifest in manifests.items():
+        stem = f"drcn_x2_{pipeline}_{mode}"
+        assert json.loads((folder / f"{stem}.json").read_text()) == manifest
+        content = (folder / f"{stem}.tflite").read_bytes()
+        assert manifest["model"]["bytes"] == len(content)
+        assert manifest["model"]["sha256"] == export_tflite._sha256(content)
+        assert manifest["golden"]["sha256"] == export_tflite._sha256((folder / f"{stem}.npz").read_bytes())
+        assert manifest["parameters"] == model.count_params()
+        assert manifest["halo"] == 6
+        assert manifest["lr_halo"] == 5
+    luma, rgb = manifests["luma", "int8"], manifests["rgb", "int8"]
+    assert luma["input"] == {"name": "ilr", "shape": [1, 48, 40, 1], "dtype": "float32", "quantization": None}
+    assert rgb["input"] == {"name": "lr", "shape": [1, 24, 20, 3], "dtype": "uint8", "quantization": None}
+    assert rgb["output"] == {"name": "sr", "shape": [1, 48, 40, 3], "dtype": "uint8", "quantization": None}
+    # 48 x 40 pixels; 8 filters: 9*8, five times 9*64, 9*8.
+    assert luma["macs"] == 48 * 40 * (72 + 5 * 576 + 72)
+    assert luma["test"][0]["dataset"] == "photos0"
+    assert manifests["luma", "float32"]["test"][0]["drop"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_check_runs_without_tensorflow_and_sees_a_wrong_file(exported, tmp_path):
+    _, folder, _ = exported
+    model, golden = folder / "drcn_x2_luma_int8.tflite", folder / "drcn_x2_luma_int8.npz"
+    done = subprocess.run([sys.executable, check.__file__, model, golden], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["tensorflow"] is False
+    arrays = dict(np.load(golden))
+    arrays["outputs"] = arrays["outputs"] + 0.01
+    np.savez(tmp_path / "wrong.npz", **arrays)
+    done = subprocess.run([sys.executable, check.__file__, model, tmp_path / "wrong.npz"], capture_output=True)
+    assert done.returncode == 1
+
+
+def test_size_grows_by_the_operator_table_alone():
+    def size(recursions, filters):
+        network = deploy.inference_model(tiny_model(recursions, filters), residual=True, split_identity=True)
+        return len(graph.to_tflite(graph.Pipeline(tiny_model(recursions, filters), "luma", network), 16, 16))
+
+    # A recursion adds 5 operators and its ensemble weight whatever the filters are; another kernel of 16 filters would
+    # be 9216 bytes.
+    small, large = (size(4, filters) - size(2, filters) for filters in (4, 16))
+    assert abs(small - large) <= 16
+    assert small < 2 * 1000
+
+
+def test_dynamic_shape_and_float_ends(tmp_path):
+    model = tiny_model(recursions=1, filters=4)
+    network = deploy.inference_model(model, residual=True)
+    content = graph.to_tflite(graph.Pipeline(model, "rgb", network, "float32"), None, None)
+    run = check.Runner(content)
+    for size in ((1, 1), (7, 12)):
+        lr = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+        sr = run(lr.astype(np.float32))
+        assert sr.dtype == np.float32
+        assert np.max(np.abs(sr - drcn_keras.upscale(lr, model).astype(int))) <= 1
+
+
+def test_rgb_of_a_three_channel_model():
+    model = tiny_model(recursions=1, filters=4, channels=3)
+    network = deploy.inference_model(model, residual=True)
+    run = check.Runner(graph.to_tflite(graph.Pipeline(model, "rgb", network), 6, 5))
+    lr = np.random.default_rng(1).integers(0, 256, (6, 5, 3), np.uint8)
+    assert np.max(np.abs(run(lr).astype(int) - drcn_keras.upscale(lr, model))) <= 1
+
+
+def test_equalized_is_the_same_function():
+    model = tiny_model()
+    network = deploy.inference_model(model, residual=True, split_identity=True)
+    # Channels of very different strength.
+    kernel, bias = network.get_layer("embedding_2").get_weights()
+    strength = np.geomspace(0.01, 1.0, 8).astype(np.float32)
+    network.get_layer("embedding_2").set_weights([kernel * strength, bias * strength])
+    images = np.random.default_rng(0).random((3, 16, 16, 1), np.float32)
+    content = graph.to_tflite(graph.Pipeline(model, "luma", network), 8, 8)
+    twin = tune.equalized(network, quantize.observe(content, images))
+    np.testing.assert_allclose(twin(images), network(images), atol=2e-6)
+    after = quantize.observe(graph.to_tflite(graph.Pipeline(model, "luma", twin), 8, 8), images)
+    # The strongest channel is allowed 1 / 0.3 times the weakest at most, unless it was more than that stronger still.
+    before = _spread(quantize.observe(content, images))
+    assert before > 4.0
+    assert _spread(after) == pytest.approx(max(1.0, 0.3 * before), rel=0.01)
+
+
+def _spread(observed):
+    inside = ("embedding_2_", "inference_", "state_")
+    channels = np.max([seen["channels"] for name, seen in observed.items() if name.startswith(inside)], axis=0)
+    return channels.max() / channels.min()
+
+
+def test_rounding_makes_up_for_its_own_error():
+    random = np.random.default_rng(0)
+    # Inputs that go together, as neighbouring pixels do: errors of one weight can be undone by another.
+    rows = random.normal(size=(2000, 3)) @ random.normal(size=(3, 18)) + 0.05 * random.normal(size=(2000, 18))
+    kernel = random.normal(size=(3, 3, 2, 4)).astype(np.float32)
+    step = np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    plain = np.round(kernel / step) * step
+    fitted = tune._rounded_kernel(kernel, rows.T @ rows)
+    on_grid = fitted / step
+    np.testing.assert_allclose(on_grid, np.round(on_grid), atol=1e-3)
+    error = [np.mean(np.square(rows @ (k - kernel).reshape(18, 4))) for k in (plain, fitted)]
+    assert error[1] < error[0] / 2
+
+
+def test_best_range_cuts_an_outlier():
+    sample = np.concatenate([np.random.default_rng(0).uniform(0, 1, 100_000), [1.6]])
+    low, high = quantize.best_range({"low": 0.0, "high": 1.6, "sample": sample})
+    assert low == 0.0
+    # Rounding costs h^2 / (12 * 255^2), the cut (1.6 - h)^2 / 100001: least at h = 1.418.
+    assert high == pytest.approx(1.418, abs=0.06)
+    assert quantize.best_range({"low": 0.0, "high": 0.0, "sample": np.zeros(5)}) == (0.0, 1.0)
+
+
+def test_representative_set_holds_flat_and_saturated_patches(photos):
+    patches = export_tflite.representative_patches(str(photos), 2, 1)
+    assert patches.shape[1:] == (64, 64, 1)
+    flat = [patch.flat[0] for patch in patches if np.ptp(patch) == 0]
+    assert flat == [0.0, 0.5, 1.0]
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    tiny_model().save(path)
+    return str(path)
+
+
+def _run_main(monkeypatch, capsys, *arguments):
+    """The command in this process: (exit code, what it wrote to standard error)."""
+    from absl import flags
+
+    values = flags.FlagValues()
+    monkeypatch.setattr(export_tflite.flags, "FLAGS", values)
+    flags.DEFINE_integer("verbosity", -1, "absl's", flag_values=values)
+    export_tflite.define_flags(values)
+    values(["export_tflite", *arguments])
+    try:
+        export_tflite.main(["export_tflite"])
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def test_refusals(monkeypatch, capsys, model_file, photos, tmp_path):
+    def refused(*arguments):
+        return _run_main(monkeypatch, capsys, f"--model={model_file}", f"--output={tmp_path}", *arguments)
+
+    assert "--representative_dir" in refused("--mode=int8")
+    assert "must be of float32" in refused("--mode=float32,int4")
+    assert "int4" in refused("--mode=float32,int4")
+    assert "must be of luma, rgb" in refused("--pipeline=yuv")
+    assert "cannot be tiled" in refused("--lr_height=10")
+    few = tmp_path / "few"
+    few.mkdir()
+    assert "no image" in refused("--mode=int8", f"--representative_dir={few}")
+    Image.open(photos / "0.png").save(few / "0.png")
+    assert "too few images" in refused("--mode=int8", f"--representative_dir={few}")
+    for index in range(1, 5):
+        Image.open(photos / "0.png").crop((0, 0, 40, 40)).save(few / f"{index}.png")
+    assert "too few images of 64x64" in refused("--mode=int8", f"--representative_dir={few}")
+    (tmp_path / "drcn_x2_luma_float32.npz").write_bytes(b"mine")
+    assert "--overwrite" in refused("--mode=float32")
+    assert (tmp_path / "drcn_x2_luma_float32.npz").read_bytes() == b"mine"
+    assert sorted(os.listdir(tmp_path)) == ["drcn_x2_luma_float32.npz", "few"]
+
+
+def test_a_model_with_nan_is_one_line(tmp_path):
+    model = tiny_model()
+    model.ensemble_weights.assign([0.5, np.nan])
+    model.save(tmp_path / "nan.keras")
+    done = subprocess.run(
+        [sys.executable, "tools/export_tflite.py", f"--model={tmp_path / 'nan.keras'}", f"--output={tmp_path / 'out'}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    assert done.returncode == 1
+    assert "NaN" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_check_leaves_nothing(monkeypatch, model_file, tmp_path):
+    model = drcn_keras.load(model_file)
+    exporter = export_tflite.Exporter(model, model_file, 24, 20)
+    wrong = deploy.inference_model(tiny_model(recursions=2, filters=8), residual=True, split_identity=True)
+    layer = wrong.get_layer("reconstruction_2")
+    layer.set_weights([2.0 * layer.get_weights()[0], layer.get_weights()[1]])
+    exporter.network = wrong
+    with pytest.raises(UserError, match="against the float model"):
+        export_tflite.export(exporter, str(tmp_path / "out"), ["luma"], ["float32"])
+    assert os.listdir(tmp_path / "out") == []
