@@ -16,14 +16,16 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-test-tensorflow: $(VENV)/ready
+# The second environment too: models must cross from one backend to the other.
+test-tensorflow: $(VENV)/ready $(VENV)-jax/ready
 	$(RUN) -m pytest
 
 test-jax: $(VENV)-jax/ready
 	KERAS_BACKEND=jax $(VENV)-jax/bin/python -m pytest $(CORE_TESTS)
 
 # What a machine without TensorFlow must be able to do.
-CORE_TESTS := $(addprefix tests/test_, image.py metrics.py layers.py losses.py model.py data.py)
+CORE_TESTS := $(addprefix tests/test_, image.py metrics.py layers.py losses.py model.py data.py \
+	deploy.py evaluate.py upscale.py callbacks.py checkpoint.py train.py)
 
 $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,7 +36,7 @@ $(VENV)/ready: setup.cfg pyproject.toml
 $(VENV)-jax/ready: setup.cfg requirements-jax.txt
 	$(PYTHON) -m venv $(VENV)-jax
 	$(VENV)-jax/bin/pip install --quiet --upgrade pip
-	$(VENV)-jax/bin/pip install --quiet --requirement requirements-jax.txt
+	$(VENV)-jax/bin/pip install --quiet --requirement requirements-jax.txt pytest
 	$(VENV)-jax/bin/pip install --quiet --no-deps --editable .
 	touch $@
 

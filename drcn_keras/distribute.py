@@ -7,6 +7,7 @@ runs the same loop on its share of every batch; the chief alone writes files.
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import threading
 import zlib
@@ -50,7 +51,8 @@ def choose(name, timeout=300.0):
     if cluster and name != "mirrored":
         addresses = ", ".join(address for task in _TASKS for address in cluster.get(task, ()))
         options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
-        with _lost_workers(timeout, f"the workers {addresses} did not all start"):
+        waiting = f"the workers {addresses} did not all start"
+        with _lost_workers(None, waiting), _ended_from_outside(timeout, f"{waiting} within {timeout:g} s"):
             return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     gpus = tf.config.list_logical_devices("GPU")
     if name == "mirrored" or len(gpus) > 1:
@@ -240,6 +242,26 @@ def _lost_workers(timeout, what):
     finally:
         if timer:
             timer.cancel()
+
+
+@contextlib.contextmanager
+def _ended_from_outside(timeout, what):
+    """As `_lost_workers`, by another process: TensorFlow holds Python's lock while it waits for workers to start."""
+    watch = (
+        "import os, select, signal, sys\n"
+        "if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:\n"
+        "    print(sys.argv[2], file=sys.stderr, flush=True)\n"
+        "    os.kill(int(sys.argv[3]), signal.SIGKILL)\n"
+    )
+    message = f"drcn_keras: error: {_lost(what)}"
+    command = [sys.executable, "-S", "-c", watch, str(timeout), message, str(os.getpid())]
+    # It ends by itself when its standard input closes, also when this process dies.
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE)
+    try:
+        yield
+    finally:
+        watcher.stdin.close()
+        watcher.wait()
 
 
 def _give_up(what):

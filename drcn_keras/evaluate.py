@@ -122,6 +122,8 @@ def evaluate(model, data_dir, scale=None, tile=None, save_images=None, overwrite
             bar.set_description(name)
             measured = [_measured(path, scale, restorer, targets.get(path), bar) for path in files]
             results.append(_result(name, scale, [image for image in measured if image]))
+            if None in measured:
+                logging.warning("%s: %d of %d images skipped", name, measured.count(None), len(measured))
     for complaint in complaints(results):
         logging.error(complaint)
     return {"results": results}

@@ -283,8 +283,9 @@ def upscale_files(model, inputs, output, scale=None, tile=None, overwrite=False,
             continue
         write_image(target, _upscaled(pixels, model, tile, progress=True), profile)
         written.append(target)
-    named = [source for source in failed if source in inputs]
-    if named or not written:
+    if failed:
+        logging.warning("%d of %d images skipped", len(failed), len(jobs))
+    if not written or any(source in inputs for source in failed):
         raise UserError(f"{len(failed)} of {len(jobs)} images could not be read; see the warnings above.")
     return written
 

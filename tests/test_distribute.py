@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,23 @@ def test_workers_with_different_flags_all_end_with_a_message(photographs, tmp_pa
         code, output = training_process.end(process, log)
         assert code == 1
         assert "train: error: the workers' flags or images differ" in output
+
+
+def test_a_worker_that_waits_for_one_that_never_starts_ends_with_a_message(photographs, tmp_path):
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in held]
+    for server in held:
+        server.close()
+    cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 1}}
+    code, output = training_process.run(
+        tmp_path / "log",
+        environment={"TF_CONFIG": json.dumps(cluster)},
+        train_dir=photographs,
+        model_dir=tmp_path / "run",
+        worker_timeout=3,
+    )
+    assert code != 0
+    assert f"a worker was lost (the workers {', '.join(addresses)} did not all start within 3 s)" in output
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(photographs, tmp_path):
