@@ -32,6 +32,7 @@ from drcn_keras.upscale import (
     check_scale,
     check_tile,
     compiled,
+    default_model,
     default_tile,
     load_for,
     prepare_tensorflow,
@@ -303,7 +304,12 @@ def to_json(results):
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, 'a trained DRCN: the .keras file that drcn_keras.train wrote; or "bicubic"')
+    flags.DEFINE_string(
+        "model",
+        None,
+        'a trained DRCN: a preset such as mobile-x2, or the .keras file that drcn_keras.train wrote; or "bicubic" '
+        "(default: the preset mobile-x2, or that of --scale)",
+    )
     flags.DEFINE_list("data_dir", None, "folders of original images, separated by commas")
     flags.DEFINE_integer("scale", None, "2, 3 or 4; must be the model's (default: the model's; needed for bicubic)")
     flags.DEFINE_string("json", None, "file for the results of every image")
@@ -321,18 +327,18 @@ def main(argv):
     given = flags.FLAGS
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
-    for name in ("model", "data_dir"):
-        if not getattr(given, name):
-            raise UserError(f"--{name} is required (--help lists every flag).")
+    if not given.data_dir:
+        raise UserError("--data_dir is required (--help lists every flag).")
+    model = given.model or default_model(given.scale)
     if given.json:
         if os.path.exists(given.json) and not given.overwrite:
             raise UserError(f"{given.json} exists; --overwrite replaces it.")
         check_folder(os.path.dirname(given.json) or ".")
     measured = evaluate(
-        given.model, given.data_dir, given.scale, given.tile, given.save_images, given.overwrite, progress=True
+        model, given.data_dir, given.scale, given.tile, given.save_images, given.overwrite, progress=True
     )
     for result in measured["results"]:
-        print(table(result, given.model))
+        print(table(result, model))
     if given.json:
         from drcn_keras.checkpoint import write_atomically
 

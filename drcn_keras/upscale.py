@@ -367,6 +367,11 @@ def check_tile(tile, model):
         raise UserError(f"--tile must be more than {2 * model.halo}, twice the model's halo; received {tile}.")
 
 
+def default_model(scale):
+    """The preset for a scale, or for x2 where it is None."""
+    return f"mobile-x{scale or 2}"
+
+
 def prepare_tensorflow():
     """What a command sets before TensorFlow is imported."""
     # oneDNN halves the time of a small network on CPUs where TensorFlow leaves it off.
@@ -376,7 +381,12 @@ def prepare_tensorflow():
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, "a trained DRCN: the .keras file that drcn_keras.train wrote")
+    flags.DEFINE_string(
+        "model",
+        None,
+        "a trained DRCN: a preset such as mobile-x2, or the .keras file that drcn_keras.train wrote (default: the "
+        "preset mobile-x2, or that of --scale)",
+    )
     flags.DEFINE_string("output", None, "file or folder for the results; a folder is made where it is missing")
     flags.DEFINE_integer("scale", None, "2, 3 or 4: refuse a model that is for another (default: take the model's)")
     flags.DEFINE_integer(
@@ -391,11 +401,11 @@ def define_flags():
 
 def main(argv):
     given = flags.FLAGS
-    for name in ("model", "output"):
-        if not getattr(given, name):
-            raise UserError(f"--{name} is required (--help lists every flag).")
+    if not given.output:
+        raise UserError("--output is required (--help lists every flag).")
+    model = given.model or default_model(given.scale)
     written = upscale_files(
-        given.model, argv[1:], given.output, given.scale, given.tile, given.overwrite, given.skip_existing
+        model, argv[1:], given.output, given.scale, given.tile, given.overwrite, given.skip_existing
     )
     print(
         f"{len(written)} written: {written[0]}{' ...' if len(written) > 1 else ''}" if written else "nothing left to do"

@@ -256,7 +256,7 @@ def test_command_writes_json_and_is_loud_about_bicubic(originals, tmp_path):
 
 def test_command_ends_in_one_line(tmp_path):
     for arguments, message in [
-        ([], "--model is required"),
+        ([], "--data_dir is required"),
         (["--model=bicubic", f"--data_dir={tmp_path}", "--scale=2"], "no image in this folder"),
     ]:
         done = command(*arguments)

@@ -429,7 +429,7 @@ def test_command(bicubic_drcn, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["IN/gray.png", "--output=OUT"], "--model is required"),
+        (["--model=m.keras", "IN/gray.png"], "--output is required"),
         (["--model=m.keras", "--output=OUT"], "no image given"),
         (["--model=m.keras", "IN/none.png", "--output=OUT/a.png"], "no model m.keras"),
         (["--model=m.keras", "IN/gray.png", "--output=OUT", "--scale=5"], "--scale must be 2, 3 or 4; received 5"),
