@@ -14,7 +14,7 @@ import compress
 import export_tflite
 import numpy as np
 from absl import flags, logging
-from litert import check, quantize
+from litert import check
 
 from drcn_keras import errors
 from drcn_keras.checkpoint import write_atomically
@@ -24,53 +24,78 @@ from drcn_keras.model import load
 
 TARGETS = {"float16": 0.001, "dynamic": 0.005, "int8": 0.03, "int8 (QAT)": 0.02}
 THREADS = (1, 2)
+MODES = ("float32", "float16", "dynamic", "int8", "int8 (QAT)", "int16x8")
 # Timed in turn, so that a slow moment of the machine meets every file.
 ROUNDS = 15
 
 
-def measure(model, source, output, train_dirs, test_dirs, int8_test_dirs, training):
-    """Exports and measures everything the table shows.
+def measure(exporter, modes, output, train_dirs, test_dirs, int8_test_dirs, training):
+    """Exports and measures.
 
     Args:
-        model: `DRCN`; source: path of its file; output: folder for the files, replaced when they exist.
-        train_dirs: folders of training photographs: calibration and QAT.
+        exporter: `export_tflite.Exporter`.
+        modes: of MODES.
+        output: folder for the files, replaced when they exist, and for results.json. Rows that stand there for the
+            same model and are not of `modes` are kept.
+        train_dirs: folders of training photographs for QAT.
         test_dirs: folders measured in every mode; int8_test_dirs: in the int8 modes only.
-        training: settings of `compress.compress` for QAT; steps 0 leaves QAT out.
+        training: settings of `compress.compress` for QAT.
+
+    Raises:
+        UserError: there is no float32 row.
 
     Returns:
-        list of rows (dicts): mode, path, bytes, tests, latency, integer_operators.
+        list of rows (dicts) in the order of MODES: mode, file, bytes, tests, latency, integer_operators.
     """
-    exporter = export_tflite.Exporter(model, source, representative_dir=train_dirs[0])
-    manifests = export_tflite.export(exporter, output, ["luma"], quantize.MODES, overwrite=True)
-    rows = [_row(manifest["mode"], manifest, output) for manifest in manifests]
-    if training["steps"]:
-        tuned, network, ranges = compress.compress(
-            model, "qat", list_folders(train_dirs), exporter.representative(), training
-        )
-        aware = export_tflite.Exporter(
-            tuned, source, network=network, ranges=ranges, tuning=False, baseline=model, label="qat"
-        )
-        (manifest,) = export_tflite.export(aware, output, ["luma"], ["int8"], overwrite=True)
-        position = 1 + [row["mode"] for row in rows].index("int8")
-        rows.insert(position, _row("int8 (QAT)", manifest, output))
-    for row in rows:
-        folders = [*test_dirs, *(int8_test_dirs if row["mode"].startswith("int8") else [])]
-        with open(row["path"], "rb") as file:
+    rows = _earlier(output, exporter.source)
+    if "float32" not in (*rows, *modes):
+        raise UserError(f"{output} has no row for float32, which the others are compared with; expected it in --mode.")
+    for mode in modes:
+        if mode == "int8 (QAT)":
+            manifest = _quantization_aware(exporter, output, train_dirs, training)
+        else:
+            (manifest,) = export_tflite.export(exporter, output, ["luma"], [mode], overwrite=True)
+        row = {name: manifest[name] for name in ("integer_operators", "source")}
+        row |= {"mode": mode, "file": manifest["model"]["file"], "bytes": manifest["model"]["bytes"]}
+        with open(os.path.join(output, row["file"]), "rb") as file:
             content = file.read()
-        row["tests"] = [export_tflite.measured(model, content, folder) for folder in folders]
+        folders = [*test_dirs, *(int8_test_dirs if mode.startswith("int8") else [])]
+        row["tests"] = [exporter.test_set(folder).measure(content) for folder in folders]
+        rows[mode] = row
+        _save(output, rows)
+    rows = {mode: rows[mode] for mode in MODES if mode in rows}
+    paths = [os.path.join(output, row["file"]) for row in rows.values()]
     for threads in THREADS:
-        for row, milliseconds in zip(rows, _latencies([row["path"] for row in rows], threads), strict=True):
+        for row, milliseconds in zip(rows.values(), _latencies(paths, threads), strict=True):
             row.setdefault("latency", {})[str(threads)] = milliseconds
-    return rows
+    _save(output, rows)
+    return list(rows.values())
 
 
-def _row(mode, manifest, output):
-    return {
-        "mode": mode,
-        "path": os.path.join(output, manifest["model"]["file"]),
-        "bytes": manifest["model"]["bytes"],
-        "integer_operators": manifest["integer_operators"],
-    }
+def _quantization_aware(exporter, output, train_dirs, training):
+    model, paths = exporter.model, list_folders(train_dirs)
+    tuned, network, ranges = compress.compress(model, "qat", paths, exporter.representative(), training)
+    aware = export_tflite.Exporter(
+        tuned, exporter.source, network=network, ranges=ranges, tuning=False, baseline=model, label="qat"
+    )
+    (manifest,) = export_tflite.export(aware, output, ["luma"], ["int8"], overwrite=True)
+    return manifest
+
+
+def _earlier(output, source):
+    """Rows of an earlier run for the same model, by mode."""
+    try:
+        with open(os.path.join(output, "results.json")) as file:
+            rows = json.load(file)
+    except FileNotFoundError:
+        return {}
+    same = export_tflite.sha256_of_file(source)
+    return {row["mode"]: row for row in rows if row["source"]["sha256"] == same}
+
+
+def _save(output, rows):
+    text = json.dumps(list(rows.values()), indent=2) + "\n"
+    write_atomically(os.path.join(output, "results.json"), lambda file: file.write(text.encode()))
 
 
 def _latencies(paths, threads):
@@ -120,7 +145,8 @@ def define_flags():
     flags.DEFINE_list("train_dir", None, "folders of training photographs; calibration takes the first", required=True)
     flags.DEFINE_list("test_dirs", None, "folders measured in every mode", required=True)
     flags.DEFINE_list("int8_test_dirs", [], "folders measured in the int8 modes only")
-    flags.DEFINE_integer("qat_steps", 1500, "steps of quantisation-aware training; 0: without", lower_bound=0)
+    flags.DEFINE_list("mode", list(MODES), "what to measure anew; other rows of --output are kept")
+    flags.DEFINE_integer("qat_steps", 1000, "steps of quantisation-aware training", lower_bound=1)
     flags.DEFINE_float("qat_learning_rate", 1e-4, "of its first step", lower_bound=1e-9)
 
 
@@ -132,17 +158,13 @@ def main(argv):
         logging.set_verbosity(logging.ERROR)
     training = {"steps": settings.qat_steps, "learning_rate": settings.qat_learning_rate, "alpha_start": 0.1}
     training |= {"batch_size": 16, "patch_size": 41, "stride": 21, "seed": 0}
+    source = settings.model
+    exporter = export_tflite.Exporter(load(source), source, representative_dir=settings.train_dir[0])
+    modes = export_tflite.known("mode", settings.mode, MODES)
+    os.makedirs(settings.output, exist_ok=True)
     rows = measure(
-        load(settings.model),
-        settings.model,
-        settings.output,
-        settings.train_dir,
-        settings.test_dirs,
-        settings.int8_test_dirs,
-        training,
+        exporter, modes, settings.output, settings.train_dir, settings.test_dirs, settings.int8_test_dirs, training
     )
-    text = json.dumps(rows, indent=2) + "\n"
-    write_atomically(os.path.join(settings.output, "results.json"), lambda file: file.write(text.encode()))
     print(markdown(rows))
 
 
