@@ -38,7 +38,7 @@ AROUND = {"CAST", "CONCATENATION", "DEPTH_TO_SPACE", "MINIMUM", "RELU", "STRIDED
 EXTRA = {
     "float32": set(),
     "float16": {"DEQUANTIZE"},
-    "dynamic": set(),
+    "dynamic": {"DEQUANTIZE"},
     "int8": {"QUANTIZE", "DEQUANTIZE"},
     "int16x8": {"QUANTIZE", "DEQUANTIZE"},
 }

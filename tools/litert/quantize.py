@@ -47,6 +47,8 @@ def quantized(content, mode, ranges=None):
         rules.add_quantization_config(".*", Operation.CONV_2D, config, "float_casting")
     elif mode == "dynamic":
         rules.add_dynamic_config(_HEAVY, Operation.CONV_2D, num_bits=8)
+        # Its rounding would go through every recursion, and it is called once: 8 bit in the file, float at work.
+        rules.add_weight_only_config("^embedding_2_", Operation.CONV_2D, num_bits=8)
     else:
         bits = {"int8": 8, "int16x8": 16}[mode]
         for pattern, operation in ((_HEAVY, Operation.CONV_2D), (_STATE, Operation.ADD)):
