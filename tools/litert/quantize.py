@@ -151,12 +151,15 @@ def best_range(seen):
     return share * low, share * high
 
 
+def _whole_range(seen):
+    return seen["low"], seen["high"]
+
+
 def calibrated_ranges(content, images, mode):
     """The ranges for `quantized` from representative images: all that was seen at 16 bit, the best cut at 8."""
     observed = observe(content, images)
-    if mode == "int16x8":
-        return {name: (seen["low"], seen["high"]) for name, seen in observed.items()}
-    ranges = {name: best_range(seen) for name, seen in observed.items()}
+    chosen = best_range if mode == "int8" else _whole_range
+    ranges = {name: chosen(seen) for name, seen in observed.items()}
     # One range for all that the recursions read. A bias is stored in steps of its input's scale: this way one bias
     # serves every call, and the file does not grow with D by more than operators.
     states = [name for name in ranges if name.startswith("state_") or name == "embedding_2_1"]
