@@ -54,12 +54,22 @@ def quantized(content, mode, ranges=None):
         for pattern, operation in ((_HEAVY, Operation.CONV_2D), (_STATE, Operation.ADD)):
             rules.add_static_config(pattern, operation, activation_num_bits=bits, weight_num_bits=8)
         calibration = {name: _statistics(*bounds) for name, bounds in ranges.items()}
-    # It logs every rule that another one overrides.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    with _looking_inside():
+    with _looking_inside(), _quiet():
         tool = quantizer.Quantizer(bytearray(content), rules.get_quantization_recipe())
         result = tool.quantize(calibration, enable_progress_report=False, enable_progress_bar=False)
     return bytes(result.quantized_model)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The quantiser logs every rule that another one overrides."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
