@@ -217,7 +217,9 @@ class Validation(keras.callbacks.Callback):
                 self.save_best(self.model, logs, epoch)
 
     def _upscaled(self, pair):
-        return ops.convert_to_numpy(self.model(pair.ilr[None]))[0]
+        # Not model(ilr): called eagerly, Keras's functional model keeps the features of every recursion.
+        weights = ops.convert_to_numpy(self.model.ensemble_weights)
+        return np.tensordot(weights, ops.convert_to_numpy(self.model.reconstructions(pair.ilr[None]))[0], 1)
 
     def state(self):
         return {"best": self.best}

@@ -1,5 +1,6 @@
 """How a command ends when its input is wrong: one line on standard error and a non-zero exit."""
 
+import contextlib
 import os
 import sys
 
@@ -52,3 +53,19 @@ def _end(message, code=1):
         program = "drcn_keras"
     print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def tensorflow_notices_hidden():
+    """TensorFlow writes to standard error how it was built and that there is no GPU; no setting of its own stops it."""
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

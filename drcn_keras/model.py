@@ -8,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from drcn_keras.errors import UserError
+from drcn_keras.image import SCALES
 from drcn_keras.layers import CenteredIdentity, RecursionWeighting
 from drcn_keras.losses import drcn_loss, weight_decay
 
-SCALES = (2, 3, 4)
 _PRESETS = os.path.join(os.path.dirname(__file__), "weights")
 
 
@@ -238,6 +238,11 @@ def presets():
     return sorted(os.path.splitext(name)[0] for name in names if name.endswith(".keras"))
 
 
+def path_of(model):
+    """The path of a trained model's file. `model`: the name of a preset, or a path, which is returned as it is."""
+    return os.path.join(_PRESETS, model + ".keras") if model in presets() else model
+
+
 def load(model):
     """Loads a trained DRCN.
 
@@ -250,7 +255,7 @@ def load(model):
     Raises:
         UserError: the file is missing, is damaged, is no DRCN, or holds a weight that is not finite.
     """
-    path = os.path.join(_PRESETS, model + ".keras") if model in presets() else model
+    path = path_of(model)
     if not os.path.isfile(path):
         raise UserError(
             f"no model {path}; expected a .keras file that drcn_keras.train wrote, or one of {', '.join(presets())}."

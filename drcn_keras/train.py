@@ -34,7 +34,8 @@ def train(settings):
     # set before TensorFlow is imported.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # Imported here, so that --help and a wrong path do not wait for TensorFlow.
-    from drcn_keras import trainer
+    with errors.tensorflow_notices_hidden():
+        from drcn_keras import trainer
 
     return trainer.run(settings)
 

@@ -5,7 +5,6 @@ jpg, bmp); several go to a folder, as PNG under their own names. Luma goes throu
 bicubically, transparency and 16 bit are kept. EXIF and other metadata are dropped, the colour profile is kept.
 """
 
-import contextlib
 import os
 import sys
 import tempfile
@@ -76,29 +75,13 @@ def upscale(image, model, tile=None, progress=False):
 def _loaded(model):
     if not isinstance(model, (str, os.PathLike)):
         return model
-    with _tensorflow_notices_hidden():
+    with errors.tensorflow_notices_hidden():
         import keras
 
         keras.ops.zeros(1)
     from drcn_keras.model import load
 
     return load(os.fspath(model))
-
-
-@contextlib.contextmanager
-def _tensorflow_notices_hidden():
-    """TensorFlow writes to standard error how it was built and that there is no GPU; no setting of its own stops it."""
-    if "tensorflow" in sys.modules:
-        yield
-        return
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _upscaled(pixels, model, tile=None, progress=False):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import skimage
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont
@@ -68,7 +69,7 @@ def copy_photographs(part, folder):
     return folder
 
 
-def compare(images, crop, zoom=4):
+def compare(images, crop, zoom=6):
     """A picture of same-sized images side by side, a zoomed crop and the dB on Y under each.
 
     Args:
@@ -77,7 +78,7 @@ def compare(images, crop, zoom=4):
         zoom: whole number.
     """
     *_, original = images.values()
-    reference = luma(read_pixels(original)) / 255.0
+    reference = _luma(original)
     font, gap, text_height = ImageFont.load_default(22), 12, 40
     zoomed_size = ((crop[2] - crop[0]) * zoom, (crop[3] - crop[1]) * zoom)
     column = max(original.width, zoomed_size[0])
@@ -92,16 +93,14 @@ def compare(images, crop, zoom=4):
         zoomed = image.convert("RGB").crop(crop).resize(zoomed_size, Image.Resampling.NEAREST)
         picture.paste(zoomed, (left + (column - zoomed.width) // 2, original.height + 2 * gap))
         if image is not original:
-            title = f"{title}: {measured_psnr(reference, luma(read_pixels(image)) / 255.0, SCALE):.2f} dB"
+            title = f"{title}: {measured_psnr(reference, _luma(image), SCALE):.2f} dB"
         center = (left + column // 2, height - gap - text_height // 2)
         draw.text(center, title, fill="black", font=font, anchor="mm")
     return picture
 
 
-def read_pixels(image):
-    import numpy as np
-
-    return np.asarray(image.convert("RGB"))
+def _luma(image):
+    return luma(np.asarray(image.convert("RGB"))) / 255.0
 
 
 def _run(module, *arguments):
