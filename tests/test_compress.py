@@ -102,6 +102,22 @@ def test_a_twin_that_differs_is_refused(workplace, monkeypatch):
         compress.compress(load(str(workplace / "model.keras")), "prune", [], None, settings)
 
 
+@pytest.mark.parametrize("method", ["qat", "prune"])
+def test_without_a_learning_rate_nothing_changes(workplace, method):
+    pytest.importorskip("tensorflow_model_optimization", reason="tensorflow-model-optimization is not installed")
+    from drcn_keras.model import load
+
+    model = load(str(workplace / "model.keras"))
+    model.ensemble_weights.assign([0.3, 0.9])
+    ilr = np.random.default_rng(0).random((3, 64, 64, 1), np.float32)
+    photos = [str(path) for path in sorted((workplace / "photos").iterdir())]
+    settings = {"steps": 2, "learning_rate": 1e-12, "alpha_start": 0.0, "batch_size": 1, "patch_size": 24}
+    settings |= {"stride": 21, "seed": 0, "sparsity": 0.0}
+    tuned, network, _ = compress.compress(model, method, photos, ilr, settings)
+    np.testing.assert_allclose(tuned(ilr), model(ilr), atol=1e-5)
+    np.testing.assert_allclose(network(ilr) + 1.2 * ilr, model(ilr), atol=1e-5)
+
+
 def test_broken_promises_are_refused():
     found = {"sparsity": 0.3, "unique_weights": {"inference": 40}}
     wanted = {"sparsity": 0.5, "clusters": 32}

@@ -11,8 +11,10 @@ import warnings
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from ai_edge_quantizer import qtyping, quantizer, recipe_manager
+from ai_edge_quantizer import quantizer, recipe_manager
 from ai_edge_quantizer.qtyping import TFLOperationName as Operation
+
+from . import flatbuffer
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED = ("int8", "int16x8")
@@ -37,15 +39,11 @@ def quantized(content, mode, ranges=None):
     """
     if mode == "float32":
         return content
+    if mode == "float16":
+        return flatbuffer.halved(content)
     rules = recipe_manager.RecipeManager()
     calibration = None
-    if mode == "float16":
-        halves = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
-        config = qtyping.OpQuantizationConfig(
-            weight_tensor_config=halves, compute_precision=qtyping.ComputePrecision.FLOAT, explicit_dequantize=True
-        )
-        rules.add_quantization_config(".*", Operation.CONV_2D, config, "float_casting")
-    elif mode == "dynamic":
+    if mode == "dynamic":
         rules.add_dynamic_config(_HEAVY, Operation.CONV_2D, num_bits=8)
         # Its rounding would go through every recursion, and it is called once: 8 bit in the file, float at work.
         rules.add_weight_only_config("^embedding_2_", Operation.CONV_2D, num_bits=8)

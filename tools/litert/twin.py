@@ -70,6 +70,8 @@ class Ensemble(tf_keras.layers.Layer):
 
     def build(self, input_shape):
         self.recursion_weights = self.add_weight(name="recursion_weights", shape=(input_shape[1],))
+        # Sets `built`: a second build would throw the weights away.
+        super().build(input_shape)
 
     def call(self, inputs):
         return tf.einsum("bdhwc,d->bhwc", inputs, self.recursion_weights)
