@@ -90,7 +90,7 @@ def _upscaled(pixels, model, tile=None, progress=False):
     network = _network(model)
     # The folded graph holds every recursion's features until it sums them.
     tile = tile or default_tile(model, model.recursions + 2)
-    source = _without_hidden_colors(pixels.reshape(*pixels.shape[:2], -1))
+    source = pixels.reshape(*pixels.shape[:2], -1)
     height, width = (model.scale * side for side in source.shape[:2])
     result = np.empty((height, width, source.shape[2]), pixels.dtype)
     places = tiles(height, width, tile, model.halo)
@@ -114,19 +114,6 @@ def _largest_value(pixels):
     if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):
         raise ValueError(f"floating point must be in [0, 1]; received {pixels.min()} to {pixels.max()}.")
     return 1.0
-
-
-def _without_hidden_colors(pixels):
-    """Gives fully transparent pixels the colour of the nearest visible one, so that theirs does not bleed."""
-    if pixels.shape[2] not in (2, 4):
-        return pixels
-    hidden = pixels[..., -1] == 0
-    if not hidden.any() or hidden.all():
-        return pixels
-    from scipy import ndimage
-
-    rows, columns = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
-    return np.concatenate([pixels[rows, columns, :-1], pixels[..., -1:]], axis=2)
 
 
 def _through(network, ilr):

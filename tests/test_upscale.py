@@ -94,17 +94,6 @@ def test_alpha_is_enlarged_and_never_dropped(random_drcn, colors, dtype):
     assert_one_step(result[..., :-1], opaque.reshape(16, 12, colors))
 
 
-def test_hidden_colors_do_not_bleed(bicubic_drcn):
-    # A red disc; what is transparent is green underneath, as in many palettes.
-    pixels = np.zeros((12, 12, 4), np.uint8)
-    pixels[..., 1] = 255
-    pixels[4:8, 4:8] = (255, 0, 0, 255)
-    result = upscale(pixels, bicubic_drcn())
-    assert result[result[..., 3] > 0][:, 1].max() == 0
-    # Nothing is visible: nothing to take a colour from.
-    assert upscale(np.zeros((3, 3, 4), np.uint8), bicubic_drcn()).max() == 0
-
-
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_floating_point_stays_and_is_not_quantised(bicubic_drcn, dtype):
     pixels = np.random.default_rng(0).random((5, 4)).astype(dtype)
