@@ -27,7 +27,7 @@ from drcn_keras import deploy, errors, image, metrics
 from drcn_keras.checkpoint import write_atomically
 from drcn_keras.data import load_pairs
 from drcn_keras.errors import UserError
-from drcn_keras.model import load
+from drcn_keras.model import load, path_of
 
 PIPELINES = ("luma", "rgb")
 MIN_IMAGES = 4
@@ -476,7 +476,7 @@ def define_flags(values=flags.FLAGS):
     def define(kind, *arguments, **options):
         getattr(flags, f"DEFINE_{kind}")(*arguments, flag_values=values, **options)
 
-    define("string", "model", None, "a DRCN .keras file", required=True)
+    define("string", "model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
     define("string", "output", None, "folder that the files are written to", required=True)
     define("list", "mode", ["float32"], f"comma-separated: {', '.join(quantize.MODES)}")
     define("list", "pipeline", ["luma"], "luma: ILR to SR; rgb: 8-bit LR to 8-bit SR, everything in the graph")
@@ -507,7 +507,7 @@ def main(argv):
     pipelines = known("pipeline", settings.pipeline, PIPELINES)
     exporter = Exporter(
         load(settings.model),
-        settings.model,
+        path_of(settings.model),
         settings.lr_height,
         settings.lr_width,
         settings.dynamic_shape,
