@@ -14,7 +14,6 @@ import zipfile
 
 import numpy as np
 from absl import logging
-from keras import ops
 
 from drcn_keras.errors import UserError
 
@@ -79,6 +78,9 @@ def save(folder, model, meta, keep=3):
     Raises:
         UserError: the file cannot be written, or a value is not finite; older checkpoints are then as they were.
     """
+    # Here, so that a command that only writes a file through this module does not wait for Keras.
+    from keras import ops
+
     arrays = {name: ops.convert_to_numpy(variable) for name, variable in _variables(model)}
     for name, array in arrays.items():
         if not np.all(np.isfinite(array)):
@@ -108,7 +110,7 @@ def newest(folder, objection=lambda meta: None):
         UserError: there are checkpoints but none can be used.
     """
     paths = _paths(folder)
-    refused = None
+    refused = []
     for path in reversed(paths):
         try:
             with open(path, "rb") as file:
@@ -118,12 +120,14 @@ def newest(folder, objection=lambda meta: None):
             logging.warning("checkpoint %s is cut short or damaged (%s)", path, error)
             continue
         reason = objection(meta)
-        if not reason:
-            return data
-        refused = refused or reason
-        logging.warning("checkpoint %s is of another configuration: %s", path, reason)
+        if reason:
+            refused.append((path, reason))
+            continue
+        for other in refused:
+            logging.warning("checkpoint %s is of another configuration: %s", *other)
+        return data
     if refused:
-        raise UserError(refused)
+        raise UserError(refused[0][1])
     if paths:
         raise UserError(f"none of the {len(paths)} checkpoints in {folder} is whole; --fresh starts over.")
     return b""

@@ -7,7 +7,6 @@ uninterrupted run would have seen.
 
 import collections
 import itertools
-import os
 
 import numpy as np
 from absl import logging
@@ -15,8 +14,8 @@ from absl import logging
 from drcn_keras.errors import UserError
 from drcn_keras.image import bicubic, enlarge, list_images, luma, mod_crop, read_image, shrink
 
-Pair = collections.namedtuple("Pair", ["name", "ilr", "hr"])
-Pair.__doc__ = "A file name and two float32 arrays (height, width, channels) in [0, 1]: the ILR and the HR."
+Pair = collections.namedtuple("Pair", ["path", "ilr", "hr"])
+Pair.__doc__ = "A file and two float32 arrays (height, width, channels) in [0, 1]: the ILR and the HR."
 
 
 def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
@@ -33,11 +32,18 @@ def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
         list of `Pair`, the zooms of one image side by side.
 
     Raises:
-        UserError: a file is no readable image, or no image is large enough.
+        UserError: no image can be read and is large enough. Others that cannot be used are skipped with a warning.
     """
     pairs, skipped = [], 0
     for path in paths:
-        image = read_image(path)
+        try:
+            image = read_image(path)
+        except UserError as error:
+            if len(paths) == 1:
+                raise
+            skipped += 1
+            logging.warning("%s: skipped", error)
+            continue
         if channels == 1:
             image = luma(image)[..., None]
         elif image.ndim == 2:
@@ -49,15 +55,14 @@ def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
             hr = mod_crop(original, scale)
             if min(hr.shape[:2]) < max(min_side, scale):
                 skipped += 1
-                logging.warning(
-                    "%s at zoom %g is %d x %d, smaller than %d: skipped", path, zoom, *hr.shape[:2], min_side
-                )
+                size = f"{hr.shape[0]} x {hr.shape[1]}"
+                logging.warning("%s at zoom %g is %s, smaller than %d: skipped", path, zoom, size, min_side)
                 continue
             ilr = enlarge(shrink(hr, scale), scale)
-            pairs.append(Pair(os.path.basename(path), ilr.astype(np.float32), hr.astype(np.float32)))
+            pairs.append(Pair(path, ilr.astype(np.float32), hr.astype(np.float32)))
     if not pairs:
         raise UserError(
-            f"none of the {len(paths)} images is at least {min_side} pixels on both sides; {skipped} skipped."
+            f"none of the {len(paths)} images can be used; expected photographs of {min_side} pixels or more on both sides."
         )
     if skipped:
         logging.warning("%d images skipped, %d used", skipped, len(pairs))

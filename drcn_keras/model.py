@@ -2,6 +2,7 @@
 
 import math
 import os
+import zipfile
 
 import keras
 import numpy as np
@@ -260,10 +261,14 @@ def load(model):
         raise UserError(
             f"no model {path}; expected a .keras file that drcn_keras.train wrote, or one of {', '.join(presets())}."
         )
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is not a readable DRCN model: it is damaged, or no .keras file.")
     try:
         model = keras.saving.load_model(path, safe_mode=True)
     except Exception as error:  # Keras raises many kinds, from zipfile's to TypeError.
-        raise UserError(f"{path} is not a readable DRCN model: {error}") from error
+        # Of Keras's many sentences, the cause if there is one, or the first.
+        reason = str(error).split("Exception encountered:")[-1].strip().split(". ")[0]
+        raise UserError(f"{path} is not a readable DRCN model: {reason}") from error
     if not isinstance(model, DRCN):
         raise UserError(f"{path} holds a {type(model).__name__}, not a DRCN.")
     for weight in model.weights:

@@ -1,6 +1,7 @@
 """What decides a training run, and the checks that need no Keras: a wrong path answers at once."""
 
 import dataclasses
+import math
 import os
 import tempfile
 
@@ -84,6 +85,8 @@ def check(settings):
         if rule["choices"] and value not in rule["choices"]:
             expected = ", ".join(str(choice) for choice in rule["choices"])
             raise UserError(f"--{field.name} must be one of {expected}; received {value}.")
+        if field.type is float and not math.isfinite(value):
+            raise UserError(f"--{field.name} must be a finite number; received {value}.")
         for bound, wrong in (("low", lambda a, b: a < b), ("high", lambda a, b: a > b)):
             if rule[bound] is not None and wrong(value, rule[bound]):
                 word = "least" if bound == "low" else "most"

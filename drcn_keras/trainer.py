@@ -172,10 +172,11 @@ def _load_data(settings):
     stream = data.PatchStream(
         pairs, settings.patch_size, settings.stride, settings.batch_size, settings.seed, settings.augment
     )
-    logging.info("%d patches of %d images; %d images to validate", len(stream), len(train_paths), len(validation))
+    used = len({pair.path for pair in pairs})
+    logging.info("%d patches of %d images; %d images to validate", len(stream), used, len(validation))
     sources = {
         "train_sets": [os.path.basename(os.path.normpath(name)) for name in folders],
-        "train_images": len(train_paths),
+        "train_images": used,
         "patches": len(stream),
         "val_sets": [os.path.basename(os.path.normpath(name)) for name in val_folders],
         "val_images": len(validation),

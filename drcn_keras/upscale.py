@@ -89,14 +89,17 @@ def _upscaled(pixels, model, tile=None, progress=False):
     largest = _largest_value(pixels)
     network = _network(model)
     # The folded graph holds every recursion's features until it sums them.
-    tile = tile or default_tile(model, model.recursions + 2)
+    tile = default_tile(model, model.recursions + 2) if tile is None else tile
     source = pixels.reshape(*pixels.shape[:2], -1)
     height, width = (model.scale * side for side in source.shape[:2])
     result = np.empty((height, width, source.shape[2]), pixels.dtype)
     places = tiles(height, width, tile, model.halo)
     for window, inner, kept in tqdm(places, unit="tile", leave=False, disable=not progress or len(places) == 1):
         ilr = enlarge(source, model.scale, window) / largest
-        sr = np.clip(_through(network, ilr)[inner], 0.0, 1.0) * largest
+        sr = _through(network, ilr)[inner]
+        if not np.isfinite(sr).all():
+            raise UserError("the model gives NaN or infinity for this image; its weights are damaged.")
+        sr = np.clip(sr, 0.0, 1.0) * largest
         result[kept] = sr if pixels.dtype.kind == "f" else np.round(sr)
     return result.reshape(height, width, *pixels.shape[2:])
 

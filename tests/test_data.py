@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,7 +85,7 @@ def photographs(tmp_path):
 
 def test_a_pair_is_the_whole_image_degraded(photographs):
     pair = data.load_pairs([str(photographs / "a.png")], scale=3)[0]
-    assert pair.name == "a.png"
+    assert pair.path == str(photographs / "a.png")
     assert pair.hr.shape == (18, 30, 1)
     whole = enlarge(shrink(pair.hr[..., 0].astype("float64"), 3), 3)
     np.testing.assert_allclose(pair.ilr[..., 0], whole, atol=1e-6)
@@ -94,13 +96,24 @@ def test_a_pair_is_the_whole_image_degraded(photographs):
 
 def test_images_smaller_than_a_patch_are_skipped_and_counted(photographs, caplog):
     pairs = data.load_pairs(data.list_folders([str(photographs)]), scale=2, min_side=12)
-    assert [pair.name for pair in pairs] == ["a.png", "b.png"]
+    assert [os.path.basename(pair.path) for pair in pairs] == ["a.png", "b.png"]
     assert "small.png" in caplog.text
     assert "1 images skipped, 2 used" in caplog.text
 
 
+def test_a_damaged_file_is_named_and_skipped_unless_it_is_alone(photographs, caplog):
+    damaged = photographs / "damaged.png"
+    damaged.write_bytes((photographs / "a.png").read_bytes()[:200])
+    pairs = data.load_pairs(data.list_folders([str(photographs)]), scale=2)
+    assert len(pairs) == 3
+    assert "damaged.png" in caplog.text
+    assert "1 images skipped, 3 used" in caplog.text
+    with pytest.raises(UserError, match=r"damaged\.png"):
+        data.load_pairs([str(damaged)], scale=2)
+
+
 def test_no_image_large_enough_is_an_error(photographs):
-    with pytest.raises(UserError, match="none of the 3 images is at least 100 pixels"):
+    with pytest.raises(UserError, match="none of the 3 images can be used; expected .* 100 pixels or more"):
         data.load_pairs(data.list_folders([str(photographs)]), scale=2, min_side=100)
 
 

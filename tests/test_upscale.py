@@ -94,6 +94,13 @@ def test_alpha_is_enlarged_and_never_dropped(random_drcn, colors, dtype):
     assert_one_step(result[..., :-1], opaque.reshape(16, 12, colors))
 
 
+def test_a_model_that_gives_nan_is_an_error_and_no_picture(random_drcn):
+    model = random_drcn()
+    model.ensemble_weights.assign([np.nan, 1.0])
+    with pytest.raises(UserError, match="the model gives NaN or infinity"):
+        upscale(noise(4, 4), model)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_floating_point_stays_and_is_not_quantised(bicubic_drcn, dtype):
     pixels = np.random.default_rng(0).random((5, 4)).astype(dtype)
