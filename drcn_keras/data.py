@@ -62,7 +62,7 @@ def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
             pairs.append(Pair(path, ilr.astype(np.float32), hr.astype(np.float32)))
     if not pairs:
         raise UserError(
-            f"none of the {len(paths)} images can be used; expected photographs of {min_side} pixels or more on both sides."
+            f"none of the {len(paths)} images can be used; expected photographs of {min_side} pixels or more each way."
         )
     if skipped:
         logging.warning("%d images skipped, %d used", skipped, len(pairs))
