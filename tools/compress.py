@@ -22,7 +22,7 @@ from drcn_keras import deploy, errors
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
 from drcn_keras.layers import CenteredIdentity
-from drcn_keras.model import DRCN, load
+from drcn_keras.model import DRCN, load, path_of
 
 METHODS = ("qat", "prune", "cluster", "qat+prune")
 HEAVY = ("embedding_2", "inference", "reconstruction_1")
@@ -153,7 +153,7 @@ def check_findings(found, method, settings, mode):
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, "a DRCN .keras file", required=True)
+    flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
     flags.DEFINE_string("output", None, "folder that the files are written to", required=True)
     flags.DEFINE_enum("method", None, METHODS, "what to fine-tune for", required=True)
     flags.DEFINE_list("train_dir", None, "folders of training photographs", required=True)
@@ -190,15 +190,16 @@ def main(argv):
         "mode", settings.mode or (["int8"] if "qat" in method else ["float32", "int8"]), quantize.MODES
     )
     pipelines = export_tflite.known("pipeline", settings.pipeline, export_tflite.PIPELINES)
-    model = load(settings.model)
+    source = path_of(settings.model)
+    model = load(source)
     training = {name: settings[name].value for name in _TRAINING}
     common = {"height": settings.lr_height, "width": settings.lr_width, "representative_dir": settings.train_dir[0]}
     label = method.replace("+", "-")
-    first = export_tflite.Exporter(model, settings.model, label=label, **common)
+    first = export_tflite.Exporter(model, source, label=label, **common)
     export_tflite.refuse_existing(first, settings.output, pipelines, modes, settings.overwrite)
     tuned, network, ranges = compress(model, method, list_folders(settings.train_dir), first.representative(), training)
     exporter = export_tflite.Exporter(
-        tuned, settings.model, label=label, network=network, ranges=ranges, tuning=False, baseline=model, **common
+        tuned, source, label=label, network=network, ranges=ranges, tuning=False, baseline=model, **common
     )
 
     def inspect(content, mode):

@@ -20,7 +20,7 @@ from drcn_keras import errors
 from drcn_keras.checkpoint import write_atomically
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
-from drcn_keras.model import load
+from drcn_keras.model import load, path_of
 
 TARGETS = {"float16": 0.001, "dynamic": 0.005, "int8": 0.03, "int8 (QAT)": 0.02}
 THREADS = (1, 2)
@@ -140,7 +140,7 @@ def markdown(rows):
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, "a DRCN .keras file", required=True)
+    flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
     flags.DEFINE_string("output", "tflite_table", "folder that the files and results.json are written to")
     flags.DEFINE_list("train_dir", None, "folders of training photographs; calibration takes the first", required=True)
     flags.DEFINE_list("test_dirs", None, "folders measured in every mode", required=True)
@@ -158,7 +158,7 @@ def main(argv):
         logging.set_verbosity(logging.ERROR)
     training = {"steps": settings.qat_steps, "learning_rate": settings.qat_learning_rate, "alpha_start": 0.1}
     training |= {"batch_size": 16, "patch_size": 41, "stride": 21, "seed": 0}
-    source = settings.model
+    source = path_of(settings.model)
     exporter = export_tflite.Exporter(load(source), source, representative_dir=settings.train_dir[0])
     modes = export_tflite.known("mode", settings.mode, MODES)
     os.makedirs(settings.output, exist_ok=True)
