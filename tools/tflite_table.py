@@ -129,7 +129,9 @@ def markdown(rows):
         tests = {test["dataset"]: test for test in row["tests"]}
         for name in names:
             test = tests.get(name)
-            cells += [f"{test['psnr']:.3f}", f"{test['drop']:.3f}", f"{test['fidelity']:.1f}"] if test else ["", "", ""]
+            cells += (
+                [f"{test['psnr']:.3f}", f"{test['drop']:z.3f}", f"{test['fidelity']:.1f}"] if test else ["", "", ""]
+            )
             target = TARGETS.get(row["mode"])
             if test and target is not None and round(test["drop"], 4) > target:
                 missed.append(f"Missed: {row['mode']} on {name}, drop {test['drop']:.4f} dB, target {target}.")
