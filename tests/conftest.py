@@ -1,11 +1,18 @@
 """What several test files share."""
 
+import logging
 import os
 import pathlib
 
 import numpy as np
 import pytest
 import skimage
+
+
+@pytest.fixture(autouse=True)
+def audible():
+    """Tools quieten absl for their process, which here is that of every test: `caplog` would hear nothing any more."""
+    logging.getLogger("absl").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
