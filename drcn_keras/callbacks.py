@@ -20,6 +20,7 @@ from keras import ops
 
 from drcn_keras import checkpoint
 from drcn_keras.errors import Stopped, UserError
+from drcn_keras.files import write_atomically
 from drcn_keras.metrics import measured_psnr
 
 PLATEAU_EPOCHS = 5  # Section 4.1 of arXiv 1511.04491: divide after 5 epochs without a better validation error,
@@ -248,7 +249,7 @@ class CSVLog(keras.callbacks.Callback):
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        checkpoint.write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
     def _rows(self):
         if not os.path.exists(self.path):
@@ -432,4 +433,4 @@ def sync_model(model):
 def write_card(path, card):
     """Writes a model's JSON card, atomically."""
     text = json.dumps(card, indent=2, sort_keys=True) + "\n"
-    checkpoint.write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -4,66 +4,20 @@ A checkpoint is one uncompressed .npz: every weight, every optimiser slot, and a
 settings and the callbacks' own state. Zip's checksums tell when a file was cut short or changed.
 """
 
-import contextlib
 import io
 import json
 import os
 import re
-import tempfile
 import zipfile
 
 import numpy as np
 from absl import logging
 
 from drcn_keras.errors import UserError
-
-_PARTIAL = ".partial-"
+from drcn_keras.files import write_atomically
 
 _NAME = "step-{:09d}.npz"
 _PATTERN = re.compile(r"step-(\d{9})\.npz$")
-
-
-def write_atomically(path, write):
-    """Calls `write(binary file)` on a new file beside `path` and renames it into place once it is on disk.
-
-    Raises:
-        UserError: no space, a read-only folder; `path` is then as it was.
-    """
-    folder = os.path.dirname(path) or "."
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=_PARTIAL, suffix=os.path.splitext(path)[1], dir=folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-            _sync_folder(folder)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"{path} could not be written: {error.strerror or error}; what was there is unchanged."
-        ) from error
-
-
-def _sync_folder(folder):
-    # The rename itself must be on disk before an older checkpoint is deleted.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def remove_partial(folder):
-    """Deletes what a process that was killed while it wrote left in `folder`."""
-    for name in os.listdir(folder):
-        if name.startswith(_PARTIAL):
-            os.unlink(os.path.join(folder, name))
 
 
 def save(folder, model, meta, keep=3):

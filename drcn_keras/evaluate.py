@@ -1,4 +1,4 @@
-"""Measures a model as the field does: `python -m drcn_keras.evaluate --model=FILE --data_dir=DIR[,DIR]`.
+"""Measures a model as the field does: `python -m drcn_keras.evaluate --model=MODEL[,MODEL] --data_dir=DIR[,DIR]`.
 
 Each original is cut to a multiple of the scale, shrunk with MATLAB's bicubic, enlarged again and restored. PSNR
 and SSIM are taken on Y, rounded to 8 bit, without a border of `scale` pixels. Bicubic enlargement is measured
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from drcn_keras import errors
 from drcn_keras.errors import UserError
+from drcn_keras.files import check_folder, write_atomically
 from drcn_keras.image import (
     SCALES,
     enlarge,
@@ -28,7 +29,6 @@ from drcn_keras.image import (
 )
 from drcn_keras.metrics import SSIM_WINDOW, comparable, eight_bit, psnr, ssim
 from drcn_keras.upscale import (
-    check_folder,
     check_scale,
     check_tile,
     compiled,
@@ -304,11 +304,11 @@ def to_json(results):
 
 
 def define_flags():
-    flags.DEFINE_string(
+    flags.DEFINE_list(
         "model",
-        None,
-        'a trained DRCN: a preset such as mobile-x2, or the .keras file that drcn_keras.train wrote; or "bicubic" '
-        "(default: the preset mobile-x2, or that of --scale)",
+        [],
+        "trained DRCNs, separated by commas: presets such as mobile-x2, or .keras files that drcn_keras.train wrote; "
+        'or "bicubic" (default: the preset mobile-x2, or that of --scale)',
     )
     flags.DEFINE_list("data_dir", None, "folders of original images, separated by commas")
     flags.DEFINE_integer("scale", None, "2, 3 or 4; must be the model's (default: the model's; needed for bicubic)")
@@ -329,21 +329,24 @@ def main(argv):
         raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
     if not given.data_dir:
         raise UserError("--data_dir is required (--help lists every flag).")
-    model = given.model or default_model(given.scale)
     if given.json:
         if os.path.exists(given.json) and not given.overwrite:
             raise UserError(f"{given.json} exists; --overwrite replaces it.")
         check_folder(os.path.dirname(given.json) or ".")
-    measured = evaluate(
-        model, given.data_dir, given.scale, given.tile, given.save_images, given.overwrite, progress=True
-    )
-    for result in measured["results"]:
-        print(table(result, model))
+    names = given.model or [default_model(given.scale)]
+    # All of them first: a wrong name is told before minutes are spent on the others.
+    models = [name if name == "bicubic" else load_for(name, given.scale) for name in names]
+    results = []
+    for name, model in zip(names, models, strict=True):
+        measured = evaluate(
+            model, given.data_dir, given.scale, given.tile, given.save_images, given.overwrite, progress=True
+        )
+        for result in measured["results"]:
+            print(table(result, name))
+            results.append({"model": name, **result})
     if given.json:
-        from drcn_keras.checkpoint import write_atomically
-
-        write_atomically(given.json, lambda file: file.write(to_json(measured).encode()))
-    if wrong := complaints(measured["results"]):
+        write_atomically(given.json, lambda file: file.write(to_json({"results": results}).encode()))
+    if wrong := complaints(results):
         raise UserError(" ".join(wrong))
 
 

@@ -3,10 +3,10 @@
 import dataclasses
 import math
 import os
-import tempfile
 
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
+from drcn_keras.files import check_folder
 
 
 def _setting(default, text, choices=None, low=None, high=None, resumable=False):
@@ -104,15 +104,7 @@ def check(settings):
     if settings.init and not os.path.isfile(settings.init):
         raise UserError(f"--init: no file at {settings.init}.")
     zooms(settings)
-    _check_writable(settings.model_dir)
-
-
-def _check_writable(folder):
-    try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"--model_dir: {folder} cannot be written to: {error.strerror}.") from error
+    check_folder(settings.model_dir)
 
 
 def split(text):

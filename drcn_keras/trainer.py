@@ -17,6 +17,7 @@ from absl import logging
 import drcn_keras
 from drcn_keras import callbacks, checkpoint, data, distribute
 from drcn_keras.errors import UserError
+from drcn_keras.files import remove_partial, write_atomically
 from drcn_keras.model import DRCN, load
 from drcn_keras.settings import Settings, split, zooms
 
@@ -153,8 +154,8 @@ def _prepare_folder(paths, fresh):
             elif os.path.exists(path):
                 os.unlink(path)
     os.makedirs(paths["checkpoints"], exist_ok=True)
-    checkpoint.remove_partial(paths["checkpoints"])
-    checkpoint.remove_partial(os.path.dirname(paths["best"]))
+    remove_partial(paths["checkpoints"])
+    remove_partial(os.path.dirname(paths["best"]))
 
 
 def _load_data(settings):
@@ -263,7 +264,7 @@ class _Card:
 
     def save(self, model, logs, epoch):
         packed = _packed(model, self.path)
-        checkpoint.write_atomically(self.path, lambda file: file.write(packed))
+        write_atomically(self.path, lambda file: file.write(packed))
         card = {
             "package_version": drcn_keras.__version__,
             "keras": keras.__version__,

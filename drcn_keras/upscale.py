@@ -7,7 +7,6 @@ bicubically, transparency and 16 bit are kept. EXIF and other metadata are dropp
 
 import os
 import sys
-import tempfile
 import weakref
 
 import numpy as np
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from drcn_keras import errors
 from drcn_keras.errors import UserError
+from drcn_keras.files import check_folder, write_atomically
 from drcn_keras.image import (
     SCALES,
     SUFFIXES,
@@ -269,8 +269,6 @@ def upscale_files(model, inputs, output, scale=None, tile=None, overwrite=False,
 
 def write_image(path, pixels, icc_profile=None):
     """Writes an image as `image.write_pixels` does: the file is complete or as it was before."""
-    from drcn_keras.checkpoint import write_atomically
-
     write_atomically(path, lambda file: write_pixels(file, path, pixels, icc_profile))
 
 
@@ -313,15 +311,6 @@ def warn_skipped(reason):
     """Says on standard error, above the progress bar, which image is left out and why."""
     with tqdm.external_write_mode(file=sys.stderr):
         logging.warning("skipped: %s", reason)
-
-
-def check_folder(folder):
-    """Makes the folder where it is missing. Raises UserError where no file can be written in it."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to: {error.strerror}.") from error
 
 
 def check_scale(scale):

@@ -110,24 +110,3 @@ def test_nan_is_never_written(tmp_path, model):
     with pytest.raises(UserError, match="no checkpoint is written at step 2"):
         save(tmp_path, model, 2)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
-
-
-def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "log.csv"
-    path.write_bytes(b"old")
-
-    def write(file):
-        file.write(b"ne")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(UserError, match=r"log.csv could not be written: No space left on device"):
-        checkpoint.write_atomically(str(path), write)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["log.csv"]
-    assert path.read_bytes() == b"old"
-
-
-def test_only_what_a_killed_write_left_is_removed(tmp_path):
-    for name in (".partial-abc.npz", "step-000000001.npz", "notes.partial"):
-        (tmp_path / name).write_bytes(b"x")
-    checkpoint.remove_partial(str(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.partial", "step-000000001.npz"]

@@ -240,7 +240,8 @@ def test_command_writes_json_and_is_loud_about_bicubic(originals, tmp_path):
     assert "paper: bicubic" in done.stdout
     assert "BICUBIC IS OFF" in done.stderr.splitlines()[-1]
     measured = json.loads((tmp_path / "out.json").read_text())
-    assert measured == evaluate("bicubic", folder, 2)
+    (result,) = evaluate("bicubic", folder, 2)["results"]
+    assert measured == {"results": [{"model": "bicubic", **result}]}
     # Never silently overwritten; and the folder of another name has nothing to be held against.
     folder.rename(tmp_path / "mine")
     arguments[1] = f"--data_dir={tmp_path / 'mine'}"
@@ -252,6 +253,24 @@ def test_command_writes_json_and_is_loud_about_bicubic(originals, tmp_path):
     done = command(*arguments, "--overwrite")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out.json").read_text())["results"][0]["dataset"] == "mine"
+
+
+def test_command_measures_several_models(random_drcn, originals, tmp_path):
+    models = [str(tmp_path / f"{scale}.keras") for scale in (2, 3)]
+    for scale, path in zip((2, 3), models, strict=True):
+        random_drcn(scale=scale, seed=scale).save(path)
+    done = command(f"--model={','.join(models)}", f"--data_dir={originals}", f"--json={tmp_path / 'out.json'}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [(result["model"], result["scale"]) for result in results] == [(models[0], 2), (models[1], 3)]
+    for path, result in zip(models, results, strict=True):
+        assert result["mean"]["psnr"] == pytest.approx(evaluate(path, originals)["results"][0]["mean"]["psnr"])
+    # The second is wrong: nothing is measured, nothing is written.
+    done = command(f"--model={models[0]},none.keras", f"--data_dir={originals}", f"--json={tmp_path / 'other.json'}")
+    assert done.returncode != 0
+    assert "none.keras" in done.stderr.splitlines()[-1]
+    assert done.stdout == ""
+    assert not (tmp_path / "other.json").exists()
 
 
 def test_command_ends_in_one_line(tmp_path):

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A module may import those that stand before it.
 ORDER = [
     "errors",
+    "files",
     "image",
     "metrics",
     "layers",

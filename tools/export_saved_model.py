@@ -15,6 +15,7 @@ from serving import graph, warmup
 
 from drcn_keras import errors, model
 from drcn_keras.errors import UserError
+from drcn_keras.files import sync
 
 TOLERANCE = 1e-5
 _SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
@@ -58,7 +59,7 @@ def export(source, output, version=None, max_pixels=2**24, tile=256, warmup_size
         # mkdtemp's folders are the owner's alone; a server is somebody else.
         _finish(building)
         os.rename(building, final)
-        _sync(output)
+        sync(output)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
@@ -123,16 +124,8 @@ def _finish(folder):
         for name in names:
             path = os.path.join(root, name)
             os.chmod(path, 0o644)
-            _sync(path)
-        _sync(root)
-
-
-def _sync(path):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync(path)
+        sync(root)
 
 
 def _sizes(texts):

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 import drcn_keras
 from drcn_keras import deploy, errors, image, metrics
-from drcn_keras.checkpoint import write_atomically
 from drcn_keras.data import load_pairs
 from drcn_keras.errors import UserError
+from drcn_keras.files import write_atomically
 from drcn_keras.model import load, path_of
 
 PIPELINES = ("luma", "rgb")

@@ -30,9 +30,10 @@ import drcn_keras
 from drcn_keras import errors, image
 from drcn_keras.errors import UserError
 from drcn_keras.evaluate import complaints, published
+from drcn_keras.files import check_folder, write_atomically
 from drcn_keras.metrics import eight_bit
 from drcn_keras.settings import Settings
-from drcn_keras.upscale import check_folder, prepare_tensorflow
+from drcn_keras.upscale import prepare_tensorflow
 
 FILE_NAME = "report.html"
 GENERATOR = '<meta name="generator" content="drcn_keras report">'
@@ -104,10 +105,8 @@ def report(models, data_dirs, output, studies="", runs=(), command=""):
     page["models"] = [_model(model, name, networks[name]) for model, name in names.items()]
     page["sections"] = [(section, title) for section, title in SECTIONS.items() if page.get(section, True)]
 
-    from drcn_keras import checkpoint  # Here: it takes Keras along, and a wrong flag should not wait for that.
-
     html = _template().render(page).encode()
-    checkpoint.write_atomically(path, lambda file: file.write(html))
+    write_atomically(path, lambda file: file.write(html))
     return path
 
 

@@ -27,9 +27,10 @@ from absl import flags
 import drcn_keras
 from drcn_keras import errors, train
 from drcn_keras.errors import UserError
+from drcn_keras.files import check_folder, write_atomically
 from drcn_keras.image import list_images
 from drcn_keras.settings import Settings
-from drcn_keras.upscale import check_folder, prepare_tensorflow
+from drcn_keras.upscale import prepare_tensorflow
 
 STUDIES = ("recursions", "ensemble", "weights")
 # Section 4.2 of arXiv 1511.04491 compares these depths on Set5 x3.
@@ -161,15 +162,14 @@ def _training(cards):
 
 def _write(output, name, figure, rows, caption):
     """Writes the plot, the numbers and how they were made, each file whole or not at all."""
-    from drcn_keras import checkpoint  # Here: it takes Keras along, and a wrong flag should not wait for that.
 
     path = os.path.join(output, name)
-    checkpoint.write_atomically(path + ".png", lambda file: file.write(plots.png(figure)))
+    write_atomically(path + ".png", lambda file: file.write(plots.png(figure)))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _short(value) for key, value in row.items()} for row in rows)
-    checkpoint.write_atomically(path + ".csv", lambda file: file.write(text.getvalue().encode()))
+    write_atomically(path + ".csv", lambda file: file.write(text.getvalue().encode()))
     card = {
         "study": name,
         "caption": caption,
@@ -179,7 +179,7 @@ def _write(output, name, figure, rows, caption):
         "date": datetime.date.today().isoformat(),
     }
     # Last: a report takes the studies whose JSON it finds.
-    checkpoint.write_atomically(path + ".json", lambda file: file.write((json.dumps(card, indent=2) + "\n").encode()))
+    write_atomically(path + ".json", lambda file: file.write((json.dumps(card, indent=2) + "\n").encode()))
     print(f"{path}.png, .csv and .json written", file=sys.stderr)
 
 
