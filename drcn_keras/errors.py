@@ -40,6 +40,12 @@ def run(main):
     app.run(guarded, flags_parser=_parse_flags)
 
 
+def refuse_arguments(argv):
+    """Raises UserError where an absl main was given anything that is no flag."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
+
+
 def _parse_flags(argv):
     try:
         return absl_flags.FLAGS(argv)

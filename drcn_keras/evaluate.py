@@ -325,8 +325,7 @@ def define_flags():
 
 def main(argv):
     given = flags.FLAGS
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
+    errors.refuse_arguments(argv)
     if not given.data_dir:
         raise UserError("--data_dir is required (--help lists every flag).")
     if given.json:

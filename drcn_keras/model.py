@@ -49,10 +49,10 @@ class DRCN(keras.Model):
     """
 
     def __init__(self, recursions=16, filters=256, channels=1, scale=2, beta=1e-4, **kwargs):
-        _check("recursions", recursions, isinstance(recursions, int) and recursions >= 1, "a whole number >= 1")
-        _check("filters", filters, isinstance(filters, int) and filters >= 1, "a whole number >= 1")
-        _check("channels", channels, channels in (1, 3), "1 (luma) or 3 (RGB)")
-        _check("scale", scale, scale in SCALES, "2, 3 or 4")
+        _check("recursions", recursions, type(recursions) is int and recursions >= 1, "a whole number >= 1")
+        _check("filters", filters, type(filters) is int and filters >= 1, "a whole number >= 1")
+        _check("channels", channels, type(channels) is int and channels in (1, 3), "1 (luma) or 3 (RGB)")
+        _check("scale", scale, type(scale) is int and scale in SCALES, "2, 3 or 4")
         _check("beta", beta, beta >= 0, "a number >= 0")
         # A model is float32 at its ends whatever its inside computes in.
         dtype = kwargs.pop("dtype", None)

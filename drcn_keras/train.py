@@ -9,7 +9,6 @@ import os
 from absl import flags, logging
 
 from drcn_keras import errors
-from drcn_keras.errors import UserError
 from drcn_keras.settings import Settings, check
 
 
@@ -56,8 +55,7 @@ def define_flags():
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
+    errors.refuse_arguments(argv)
     settings = Settings(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Settings)})
     card = train(settings)
     if card:

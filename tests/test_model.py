@@ -157,7 +157,16 @@ def test_any_size(size):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("recursions", 0), ("recursions", 1.5), ("filters", 0), ("channels", 2), ("scale", 5), ("beta", -1)],
+    [
+        ("recursions", 0),
+        ("recursions", 1.5),
+        ("recursions", True),
+        ("filters", 0),
+        ("channels", 2),
+        ("scale", 5),
+        ("scale", 2.0),
+        ("beta", -1),
+    ],
 )
 def test_arguments_out_of_range_are_named(argument, value):
     with pytest.raises(ValueError, match=f"{argument} must be .*received {value}"):

@@ -147,8 +147,7 @@ def _sizes(texts):
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
+    errors.refuse_arguments(argv)
     settings = flags.FLAGS
     if bool(settings.servers) == bool(settings.model_base_path):
         raise UserError("one of --servers (one that runs) and --model_base_path (to start the stand-in) is needed.")

@@ -87,8 +87,7 @@ def measure(name, mode, batch_size, seconds, precision):
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; everything is a --flag (--help lists them).")
+    errors.refuse_arguments(argv)
     options = flags.FLAGS
     for kind, chosen, known in (("presets", options.presets, PRESETS), ("modes", options.modes, MODES)):
         for name in chosen:

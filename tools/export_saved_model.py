@@ -136,8 +136,7 @@ def _sizes(texts):
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
+    errors.refuse_arguments(argv)
     settings = flags.FLAGS
     sizes = _sizes(settings.warmup_sizes)
     folder = export(

@@ -27,20 +27,15 @@ def make_preset(run, name, command, data_dir, output):
     """Writes `output`/<name>.keras, without the optimiser's state, and <name>.json.
 
     Raises:
-        UserError: the run has no best.keras or no card, or a folder cannot be measured.
+        UserError: the run, or the model that it started from, has no best.keras or no card, or a folder cannot be
+            measured.
     """
     trained = load(os.path.join(run, "best.keras"))
-    card_path = os.path.join(run, "best.json")
-    if not os.path.isfile(card_path):
-        raise UserError(f"no card at {card_path}; expected the --model_dir of a training run.")
-    with open(card_path) as file:
-        card = json.load(file)
+    card = _training(os.path.join(run, "best.json"))
     with open(os.path.join(run, "log.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     bare = DRCN(**{**trained.get_config(), "name": "drcn"})
     bare.set_weights(trained.get_weights())
-    # Folders of the machine that trained are nobody's business; the command names the data sets.
-    card["flags"] = {key: value for key, value in card["flags"].items() if not key.endswith("_dir") and key != "init"}
     card["command"] = command
     card["val_curve"] = [[int(row["epoch"]), float(row["val_psnr"])] for row in rows if row["val_psnr"]]
     card["results"] = [
@@ -50,6 +45,20 @@ def make_preset(run, name, command, data_dir, output):
     os.makedirs(output, exist_ok=True)
     bare.save(os.path.join(output, f"{name}.keras"))
     write_card(os.path.join(output, f"{name}.json"), card)
+
+
+def _training(path):
+    """The card at `path`, and under "init" that of the model the training started from, if it did."""
+    if not os.path.isfile(path):
+        raise UserError(f"no card at {path}; expected one beside the best.keras of a training run.")
+    with open(path) as file:
+        card = json.load(file)
+    init = card["flags"].get("init")
+    if init:
+        card["init"] = _training(os.path.splitext(init)[0] + ".json")
+    # Folders of the machine that trained are nobody's business; the command names the data sets.
+    card["flags"] = {key: value for key, value in card["flags"].items() if not key.endswith("_dir") and key != "init"}
+    return card
 
 
 def main(argv):

@@ -410,8 +410,7 @@ def define_flags():
 
 def main(argv):
     values = flags.FLAGS
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; everything is a --flag (--help lists them).")
+    errors.refuse_arguments(argv)
     for name in ("models", "data_dir", "output"):
         if not values[name].value:
             raise UserError(f"--{name} is required.")

@@ -153,8 +153,7 @@ def define_flags():
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
+    errors.refuse_arguments(argv)
     settings = flags.FLAGS
     if not settings["verbosity"].present:
         logging.set_verbosity(logging.ERROR)

@@ -369,8 +369,7 @@ def serve(servable, port, rest_api_port, channel_arguments=()):
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise errors.UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
+    errors.refuse_arguments(argv)
     arguments = []
     for pair in flags.FLAGS.grpc_channel_arguments.split(","):
         name, _, value = pair.partition("=")
