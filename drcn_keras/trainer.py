@@ -66,9 +66,9 @@ def run(settings):
     if resumed:
         step = _restore(model, resumed, stateful)
         logging.info("resuming after step %d (epoch %d)", step, step // steps)
-    if plateau.done or progress(step // steps) >= 1.0:
-        logging.info("this run has ended; --epochs or --time_limit extends it, --fresh starts over")
-        return card.read()
+        if plateau.done or progress(step // steps) >= 1.0:
+            logging.info("this run has ended; --epochs or --time_limit extends it, --fresh starts over")
+            return card.read()
 
     saver = callbacks.Checkpoints(
         paths["checkpoints"],
