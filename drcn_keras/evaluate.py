@@ -332,8 +332,11 @@ def main(argv):
         if os.path.exists(given.json) and not given.overwrite:
             raise UserError(f"{given.json} exists; --overwrite replaces it.")
         check_folder(os.path.dirname(given.json) or ".")
+    # What is wrong is told before Keras is loaded, and before minutes are spent on other models.
+    check_scale(given.scale)
+    for folder in given.data_dir:
+        list_images(folder)
     names = given.model or [default_model(given.scale)]
-    # All of them first: a wrong name is told before minutes are spent on the others.
     models = [name if name == "bicubic" else load_for(name, given.scale) for name in names]
     results = []
     for name, model in zip(names, models, strict=True):

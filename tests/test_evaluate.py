@@ -277,6 +277,8 @@ def test_command_ends_in_one_line(tmp_path):
     for arguments, message in [
         ([], "--data_dir is required"),
         (["--model=bicubic", f"--data_dir={tmp_path}", "--scale=2"], "no image in this folder"),
+        ([f"--data_dir={tmp_path}", "--scale=8"], "--scale must be 2, 3 or 4; received 8"),
+        (["--model=none.keras", f"--data_dir={tmp_path / 'missing'}"], "missing: expected a folder"),
     ]:
         done = command(*arguments)
         assert done.returncode != 0

@@ -162,7 +162,6 @@ def _training(cards):
 
 def _write(output, name, figure, rows, caption):
     """Writes the plot, the numbers and how they were made, each file whole or not at all."""
-
     path = os.path.join(output, name)
     write_atomically(path + ".png", lambda file: file.write(plots.png(figure)))
     text = io.StringIO(newline="")
