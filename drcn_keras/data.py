@@ -12,7 +12,8 @@ import numpy as np
 from absl import logging
 
 from drcn_keras.errors import UserError
-from drcn_keras.image import bicubic, enlarge, list_images, luma, mod_crop, read_image, shrink
+from drcn_keras.image import bicubic, enlarge, luma, mod_crop, shrink
+from drcn_keras.image_files import list_images, read_image
 
 Pair = collections.namedtuple("Pair", ["path", "ilr", "hr"])
 Pair.__doc__ = "A file and two float32 arrays (height, width, channels) in [0, 1]: the ILR and the HR."
@@ -91,7 +92,7 @@ def split_holdout(paths, count):
 
 
 def list_folders(folders):
-    """The image files of several folders, in order. Raises UserError as `image.list_images` does."""
+    """The image files of several folders, in order. Raises UserError as `image_files.list_images` does."""
     return [path for folder in folders for path in list_images(folder)]
 
 

@@ -133,6 +133,73 @@ def _dataset(batches, stream, size):
     return tf.data.Dataset.from_generator(batches, output_signature=(spec, spec)).prefetch(8)
 
 
+class DistributedModel(keras.Model):
+    """A Keras model whose `fit` works on one device, on many, and on many machines, with a loss of its own.
+
+    Its loss is `compute_loss`, the mean over the batch that it is given.
+    """
+
+    def train_step(self, *args, **kwargs):
+        """One optimiser step. TensorFlow takes the step written here, JAX the one Keras builds."""
+        if keras.backend.backend() != "tensorflow":
+            return super().train_step(*args, **kwargs)
+        return self._tensorflow_train_step(*args, **kwargs)
+
+    def _tensorflow_train_step(self, data):
+        import tensorflow as tf
+
+        ilr, hr, _ = keras.utils.unpack_x_y_sample_weight(data)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(ilr, hr)
+            # Replicas sum their gradients: each contributes its share of the global batch's mean.
+            scaled = self.optimizer.scale_loss(loss / replicas)
+        gradients = tape.gradient(scaled, self.trainable_weights)
+        if replicas > 1 and self.optimizer.global_clipnorm:
+            # Keras clips the gradient of each replica; what must be clipped is their sum.
+            gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
+            gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
+            gradients = [gradient / replicas for gradient in gradients]
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        self._loss_tracker.update_state(loss, sample_weight=tf.shape(ilr)[0])
+        return self.get_metrics_result()
+
+    # Keras 3's fit fails on several machines in two places (keras-team/keras issue 20585). Each has a hook.
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Builds the optimiser. The layers are built already; Keras would reduce a whole batch to find out."""
+        if not _spans_machines(self):
+            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+        elif not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_weights)
+
+    def make_train_function(self, force=False):
+        """The step that `fit` calls. Keras would reduce the scalars of its logs along an axis they do not have."""
+        if not _spans_machines(self) or (self.train_function is not None and not force):
+            return super().make_train_function(force=force)
+        import tensorflow as tf
+
+        strategy = self.distribute_strategy
+
+        @tf.autograph.experimental.do_not_convert
+        def step(data):
+            logs = strategy.run(self.train_step, args=(data,))
+            return {name: strategy.reduce("MEAN", value, axis=None) for name, value in logs.items()}
+
+        if not self.run_eagerly:
+            step = tf.function(step, reduce_retracing=True)
+        self.train_function = lambda iterator: step(next(iterator))
+        return self.train_function
+
+
+def _spans_machines(model):
+    """True under tf.distribute.MultiWorkerMirroredStrategy."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    return model.distribute_strategy.cluster_resolver is not None
+
+
 class Workers:
     """The processes that train together, and what they tell each other. One process alone is a special case.
 

@@ -1,23 +1,18 @@
 """DRCN itself: one convolution applied D times, every recursion reconstructed, the ensemble returned."""
 
 import math
-import os
-import zipfile
 
 import keras
-import numpy as np
 from keras import ops
 
-from drcn_keras.errors import UserError
+from drcn_keras.distribute import DistributedModel
 from drcn_keras.image import SCALES
 from drcn_keras.layers import CenteredIdentity, RecursionWeighting
 from drcn_keras.losses import drcn_loss, weight_decay
 
-_PRESETS = os.path.join(os.path.dirname(__file__), "weights")
-
 
 @keras.saving.register_keras_serializable("drcn_keras")
-class DRCN(keras.Model):
+class DRCN(DistributedModel):
     """Deeply-Recursive Convolutional Network for image super-resolution.
 
     Kim, Lee, Lee: "Deeply-Recursive Convolutional Network for Image Super-Resolution", CVPR 2016,
@@ -134,59 +129,6 @@ class DRCN(keras.Model):
         loss = drcn_loss(y, ops.stack(reconstructions, axis=1), ensemble, self.alpha)
         return loss + weight_decay(self.trainable_weights, self.beta)
 
-    def train_step(self, *args, **kwargs):
-        """One optimiser step. TensorFlow takes the step written here, JAX the one Keras builds."""
-        if keras.backend.backend() != "tensorflow":
-            return super().train_step(*args, **kwargs)
-        return self._tensorflow_train_step(*args, **kwargs)
-
-    def _tensorflow_train_step(self, data):
-        import tensorflow as tf
-
-        ilr, hr, _ = keras.utils.unpack_x_y_sample_weight(data)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        with tf.GradientTape() as tape:
-            loss = self.compute_loss(ilr, hr)
-            # Replicas sum their gradients: each contributes its share of the global batch's mean.
-            scaled = self.optimizer.scale_loss(loss / replicas)
-        gradients = tape.gradient(scaled, self.trainable_weights)
-        if replicas > 1 and self.optimizer.global_clipnorm:
-            # Keras clips the gradient of each replica; what must be clipped is their sum.
-            gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
-            gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
-            gradients = [gradient / replicas for gradient in gradients]
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
-        self._loss_tracker.update_state(loss, sample_weight=tf.shape(ilr)[0])
-        return self.get_metrics_result()
-
-    # Keras 3's fit fails on several machines in two places (keras-team/keras issue 20585). Each has a hook.
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Builds the optimiser. The layers are built already; Keras would reduce a whole batch to find out."""
-        if not _spans_machines(self):
-            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-        elif not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_weights)
-
-    def make_train_function(self, force=False):
-        """The step that `fit` calls. Keras would reduce the scalars of its logs along an axis they do not have."""
-        if not _spans_machines(self) or (self.train_function is not None and not force):
-            return super().make_train_function(force=force)
-        import tensorflow as tf
-
-        strategy = self.distribute_strategy
-
-        @tf.autograph.experimental.do_not_convert
-        def step(data):
-            logs = strategy.run(self.train_step, args=(data,))
-            return {name: strategy.reduce("MEAN", value, axis=None) for name, value in logs.items()}
-
-        if not self.run_eagerly:
-            step = tf.function(step, reduce_retracing=True)
-        self.train_function = lambda iterator: step(next(iterator))
-        return self.train_function
-
     def count_params(self):
         """Trained parameters; `alpha` belongs to the loss and is not one."""
         return sum(math.prod(weight.shape) for weight in self.trainable_weights)
@@ -204,13 +146,6 @@ class DRCN(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
-
-
-def _spans_machines(model):
-    """True under tf.distribute.MultiWorkerMirroredStrategy."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    return model.distribute_strategy.cluster_resolver is not None
 
 
 def _reconstruct(ilr, embedding, inference, reconstruction, skip, recursions):
@@ -231,47 +166,3 @@ def _reconstruct(ilr, embedding, inference, reconstruction, skip, recursions):
 def _check(name, value, holds, expected):
     if not holds:
         raise ValueError(f"{name} must be {expected}; received {value!r}.")
-
-
-def presets():
-    """The names of the trained models that ship with the package, sorted."""
-    names = os.listdir(_PRESETS) if os.path.isdir(_PRESETS) else []
-    return sorted(os.path.splitext(name)[0] for name in names if name.endswith(".keras"))
-
-
-def path_of(model):
-    """The path of a trained model's file. `model`: the name of a preset, or a path, which is returned as it is."""
-    return os.path.join(_PRESETS, model + ".keras") if model in presets() else model
-
-
-def load(model):
-    """Loads a trained DRCN.
-
-    Args:
-        model: the name of a preset, such as "mobile-x2", or the path of a `.keras` file that `DRCN.save` wrote.
-
-    Returns:
-        The `DRCN`, compile state included.
-
-    Raises:
-        UserError: the file is missing, is damaged, is no DRCN, or holds a weight that is not finite.
-    """
-    path = path_of(model)
-    if not os.path.isfile(path):
-        raise UserError(
-            f"no model {path}; expected a .keras file that drcn_keras.train wrote, or one of {', '.join(presets())}."
-        )
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is not a readable DRCN model: it is damaged, or no .keras file.")
-    try:
-        model = keras.saving.load_model(path, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds, from zipfile's to TypeError.
-        # Of Keras's many sentences, the cause if there is one, or the first.
-        reason = str(error).split("Exception encountered:")[-1].strip().split(". ")[0]
-        raise UserError(f"{path} is not a readable DRCN model: {reason}") from error
-    if not isinstance(model, DRCN):
-        raise UserError(f"{path} holds a {type(model).__name__}, not a DRCN.")
-    for weight in model.weights:
-        if not np.all(np.isfinite(ops.convert_to_numpy(weight))):
-            raise UserError(f"{path} holds NaN or infinity in {weight.path}; it cannot be used.")
-    return model

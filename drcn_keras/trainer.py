@@ -18,7 +18,8 @@ import drcn_keras
 from drcn_keras import callbacks, checkpoint, data, distribute
 from drcn_keras.errors import UserError
 from drcn_keras.files import remove_partial, write_atomically
-from drcn_keras.model import DRCN, load
+from drcn_keras.model import DRCN
+from drcn_keras.presets import load
 from drcn_keras.settings import Settings, split, zooms
 
 

@@ -87,7 +87,7 @@ def test_clusters_are_few_in_the_file(workplace):
 
 def test_a_twin_that_differs_is_refused(workplace, monkeypatch):
     pytest.importorskip("tensorflow_model_optimization", reason="tensorflow-model-optimization is not installed")
-    from drcn_keras.model import load
+    from drcn_keras.presets import load
 
     honest = compress._probe
 
@@ -105,7 +105,7 @@ def test_a_twin_that_differs_is_refused(workplace, monkeypatch):
 @pytest.mark.parametrize("method", ["qat", "prune"])
 def test_without_a_learning_rate_nothing_changes(workplace, method):
     pytest.importorskip("tensorflow_model_optimization", reason="tensorflow-model-optimization is not installed")
-    from drcn_keras.model import load
+    from drcn_keras.presets import load
 
     model = load(str(workplace / "model.keras"))
     model.ensemble_weights.assign([0.3, 0.9])

@@ -12,9 +12,11 @@ from keras import ops
 from PIL import Image
 
 from drcn_keras.errors import UserError
-from drcn_keras.evaluate import PUBLISHED, complaints, evaluate, table, to_json
-from drcn_keras.image import enlarge, luma, read_image, shrink
+from drcn_keras.evaluation import evaluate, table, to_json
+from drcn_keras.image import enlarge, luma, shrink
+from drcn_keras.image_files import read_image
 from drcn_keras.metrics import measured_psnr
+from drcn_keras.published import PUBLISHED, complaints
 
 # Keras 3.15 meets NumPy 2 inside convert_to_numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

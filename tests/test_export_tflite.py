@@ -14,7 +14,7 @@ from keras import ops
 from PIL import Image
 
 import drcn_keras
-from drcn_keras import deploy
+from drcn_keras import inference
 from drcn_keras.errors import UserError
 from drcn_keras.model import DRCN
 
@@ -170,7 +170,7 @@ def test_float16_weights_and_biases_are_all_expanded_ahead_of_the_network(export
 
 def test_float16_keeps_what_shares_a_buffer():
     model = tiny_model(recursions=1, filters=4)
-    network = deploy.inference_model(model, residual=True)
+    network = inference.inference_model(model, residual=True)
     tree = flatbuffer.read(graph.to_tflite(graph.Pipeline(model, "luma", network), 16, 16))
     tensors = {tensor.name: tensor for tensor in tree.subgraphs[0].tensors}
     # As a converter that finds equal constants leaves them.
@@ -228,7 +228,7 @@ def test_check_runs_without_tensorflow_and_sees_a_wrong_file(exported, tmp_path)
 def test_size_grows_by_the_operator_table_alone():
     def sizes(recursions, filters):
         model = tiny_model(recursions, filters)
-        network = deploy.inference_model(model, residual=True, split_identity=True)
+        network = inference.inference_model(model, residual=True, split_identity=True)
         content = graph.to_tflite(graph.Pipeline(model, "luma", network), 16, 16)
         images = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
         ranges = quantize.calibrated_ranges(content, images, "int8")
@@ -244,7 +244,7 @@ def test_size_grows_by_the_operator_table_alone():
 
 def test_dynamic_shape_and_float_ends(tmp_path):
     model = tiny_model(recursions=1, filters=4)
-    network = deploy.inference_model(model, residual=True)
+    network = inference.inference_model(model, residual=True)
     content = graph.to_tflite(graph.Pipeline(model, "rgb", network, "float32"), None, None)
     run = check.Runner(content)
     for size in ((1, 1), (7, 12)):
@@ -256,7 +256,7 @@ def test_dynamic_shape_and_float_ends(tmp_path):
 
 def test_rgb_of_a_three_channel_model():
     model = tiny_model(recursions=1, filters=4, channels=3)
-    network = deploy.inference_model(model, residual=True)
+    network = inference.inference_model(model, residual=True)
     run = check.Runner(graph.to_tflite(graph.Pipeline(model, "rgb", network), 6, 5))
     lr = np.random.default_rng(1).integers(0, 256, (6, 5, 3), np.uint8)
     assert np.max(np.abs(run(lr).astype(int) - drcn_keras.upscale(lr, model))) <= 1
@@ -264,7 +264,7 @@ def test_rgb_of_a_three_channel_model():
 
 def test_equalized_is_the_same_function():
     model = tiny_model()
-    network = deploy.inference_model(model, residual=True, split_identity=True)
+    network = inference.inference_model(model, residual=True, split_identity=True)
     # Channels of very different strength.
     kernel, bias = network.get_layer("embedding_2").get_weights()
     strength = np.geomspace(0.01, 1.0, 8).astype(np.float32)
@@ -390,7 +390,7 @@ def test_a_model_with_nan_is_one_line(tmp_path):
 def test_a_failed_check_leaves_nothing(monkeypatch, model_file, tmp_path):
     model = drcn_keras.load(model_file)
     exporter = export_tflite.Exporter(model, model_file, 24, 20)
-    wrong = deploy.inference_model(tiny_model(recursions=2, filters=8), residual=True, split_identity=True)
+    wrong = inference.inference_model(tiny_model(recursions=2, filters=8), residual=True, split_identity=True)
     layer = wrong.get_layer("reconstruction_2")
     layer.set_weights([2.0 * layer.get_weights()[0], layer.get_weights()[1]])
     exporter.network = wrong

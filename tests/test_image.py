@@ -8,7 +8,7 @@ import png
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from drcn_keras import image
+from drcn_keras import image, image_files
 from drcn_keras.errors import UserError
 
 # === Bicubic ===
@@ -153,53 +153,58 @@ def test_list_images_sorts_and_leaves_out(tmp_path):
     for name in ["b.png", "a.JPG", "notes.txt", ".hidden.png", "c.tiff"]:
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [path[len(str(tmp_path)) + 1 :] for path in image.list_images(tmp_path)] == ["a.JPG", "b.png", "c.tiff"]
+    found = image_files.list_images(tmp_path)
+    assert [path[len(str(tmp_path)) + 1 :] for path in found] == [
+        "a.JPG",
+        "b.png",
+        "c.tiff",
+    ]
 
 
 def test_list_images_of_nothing(tmp_path):
     with pytest.raises(UserError, match="no image in this folder"):
-        image.list_images(tmp_path)
+        image_files.list_images(tmp_path)
     with pytest.raises(UserError, match=r"missing: expected a folder of images; there is nothing"):
-        image.list_images(tmp_path / "missing")
+        image_files.list_images(tmp_path / "missing")
     (tmp_path / "file.png").touch()
     with pytest.raises(UserError, match="there is a file"):
-        image.list_images(tmp_path / "file.png")
+        image_files.list_images(tmp_path / "file.png")
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_plain_modes(saved, mode):
     picture = colors(mode)
     path = saved(picture, "a.png")
-    np.testing.assert_array_equal(image.read_pixels(path)[0], np.asarray(picture))
+    np.testing.assert_array_equal(image_files.read_pixels(path)[0], np.asarray(picture))
     # Training and measuring take no transparency.
     expected = np.asarray(picture)[..., :3] if mode.startswith("RGB") else np.asarray(picture).reshape(4, 6, -1)[..., 0]
-    np.testing.assert_array_equal(image.read_image(path), expected)
+    np.testing.assert_array_equal(image_files.read_image(path), expected)
 
 
 def test_palette(saved):
     picture = Image.new("P", (2, 1))
     picture.putpalette([10, 20, 30, 200, 100, 0])
     picture.putdata([0, 1])
-    opaque, _ = image.read_pixels(saved(picture, "a.png"))
+    opaque, _ = image_files.read_pixels(saved(picture, "a.png"))
     assert opaque.tolist() == [[[10, 20, 30], [200, 100, 0]]]
-    keyed, _ = image.read_pixels(saved(picture, "b.png", transparency=1))
+    keyed, _ = image_files.read_pixels(saved(picture, "b.png", transparency=1))
     assert keyed.tolist() == [[[10, 20, 30, 255], [200, 100, 0, 0]]]
 
 
 def test_one_bit(saved):
     picture = Image.fromarray(np.array([[True, False]]))
-    assert image.read_image(saved(picture, "a.png")).tolist() == [[255, 0]]
+    assert image_files.read_image(saved(picture, "a.png")).tolist() == [[255, 0]]
 
 
 def test_transparent_gray_level(saved):
     picture = Image.fromarray(np.array([[7, 8]], np.uint8))
-    assert image.read_pixels(saved(picture, "a.png", transparency=8))[0].tolist() == [[[7, 255], [8, 0]]]
+    assert image_files.read_pixels(saved(picture, "a.png", transparency=8))[0].tolist() == [[[7, 255], [8, 0]]]
 
 
 def test_cmyk(saved):
     # Full cyan, and black by key alone; JPEG at 100 is off by a step or two.
     picture = Image.frombytes("CMYK", (16, 8), bytes([255, 0, 0, 0]) * 64 + bytes([0, 0, 0, 255]) * 64)
-    pixels = image.read_image(saved(picture, "a.jpg", quality=100, subsampling=0)).astype(int)
+    pixels = image_files.read_image(saved(picture, "a.jpg", quality=100, subsampling=0)).astype(int)
     assert np.abs(pixels[0, 0] - [0, 255, 255]).max() <= 2
     assert pixels[7, 0].max() <= 2
 
@@ -207,11 +212,11 @@ def test_cmyk(saved):
 def test_sixteen_bit_gray(saved):
     deep = np.array([[0, 128, 129, 65535]], np.uint16)
     path = saved(Image.fromarray(deep), "a.png")
-    pixels, _ = image.read_pixels(path)
+    pixels, _ = image_files.read_pixels(path)
     assert pixels.dtype == np.uint16
     np.testing.assert_array_equal(pixels, deep)
     # 128/257 rounds to 0, 129/257 to 1: cutting off the low byte would give 0 for both.
-    assert image.read_image(path).tolist() == [[0, 0, 1, 255]]
+    assert image_files.read_image(path).tolist() == [[0, 0, 1, 255]]
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
@@ -220,7 +225,7 @@ def test_sixteen_bit_color_keeps_its_low_byte(tmp_path, channels):
     writer = png.Writer(5, 3, greyscale=channels == 2, alpha=channels != 3, bitdepth=16)
     with open(tmp_path / "a.png", "wb") as file:
         writer.write(file, deep.reshape(3, -1).tolist())
-    pixels, _ = image.read_pixels(tmp_path / "a.png")
+    pixels, _ = image_files.read_pixels(tmp_path / "a.png")
     assert pixels.dtype == np.uint16
     np.testing.assert_array_equal(pixels, deep)
 
@@ -230,20 +235,20 @@ def test_sixteen_bit_transparent_color(tmp_path, greyscale, key):
     other, keyed = np.zeros(1 if greyscale else 3, int), np.atleast_1d(key)
     with open(tmp_path / "a.png", "wb") as file:
         png.Writer(2, 1, greyscale=greyscale, bitdepth=16, transparent=key).write(file, [[*other, *keyed]])
-    pixels, _ = image.read_pixels(tmp_path / "a.png")
+    pixels, _ = image_files.read_pixels(tmp_path / "a.png")
     assert pixels.tolist() == [[[*other, 65535], [*keyed, 0]]]
 
 
 def test_sixteen_bit_color_in_tiff_says_what_is_lost(tmp_path, caplog):
     tifffile = pytest.importorskip("tifffile", reason="needs tifffile to write a TIFF with 16-bit colour")
     tifffile.imwrite(tmp_path / "a.tif", np.full((4, 4, 3), 0x1234, np.uint16), photometric="rgb")
-    assert image.read_pixels(tmp_path / "a.tif")[0].dtype == np.uint8
+    assert image_files.read_pixels(tmp_path / "a.tif")[0].dtype == np.uint8
     assert "16-bit colour is read at 8 bit" in caplog.text
 
 
 def test_floating_point_is_refused(saved):
     with pytest.raises(UserError, match=r"a\.tif: floating-point pixels"):
-        image.read_pixels(saved(Image.new("F", (3, 3)), "a.tif"))
+        image_files.read_pixels(saved(Image.new("F", (3, 3)), "a.tif"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -254,12 +259,12 @@ def test_cameras_rotation_is_undone(saved, orientation):
     path = saved(picture, "a.png", exif=exif)
     with Image.open(path) as stored:
         expected = np.asarray(ImageOps.exif_transpose(stored))
-    np.testing.assert_array_equal(image.read_image(path), expected)
+    np.testing.assert_array_equal(image_files.read_image(path), expected)
 
 
 def test_contents_decide_not_the_suffix(saved):
     path = saved(colors(), "a.png", format="BMP")
-    np.testing.assert_array_equal(image.read_image(path), np.asarray(colors()))
+    np.testing.assert_array_equal(image_files.read_image(path), np.asarray(colors()))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp", "gif"])
@@ -269,31 +274,31 @@ def test_truncated_file_is_named(saved, suffix):
     for length in (len(contents) // 2, 12):
         pathlib.Path(path).write_bytes(contents[:length])
         with pytest.raises(UserError, match=rf"a\.{suffix}: (damaged|not an image)") as error:
-            image.read_image(path)
+            image_files.read_image(path)
         assert "\n" not in str(error.value)
 
 
 def test_renamed_and_missing_files_are_named(tmp_path):
     (tmp_path / "a.png").write_text("This is no image.")
     with pytest.raises(UserError, match=r"a\.png: not an image in a known format"):
-        image.read_image(tmp_path / "a.png")
+        image_files.read_image(tmp_path / "a.png")
     (tmp_path / "empty.png").touch()
     with pytest.raises(UserError, match=r"empty\.png: not an image"):
-        image.read_image(tmp_path / "empty.png")
+        image_files.read_image(tmp_path / "empty.png")
     with pytest.raises(UserError, match=r"b\.png: no such file"):
-        image.read_image(tmp_path / "b.png")
+        image_files.read_image(tmp_path / "b.png")
     with pytest.raises(UserError, match="cannot be read"):
-        image.read_image(tmp_path)
+        image_files.read_image(tmp_path)
 
 
 def test_decompression_bomb_is_refused(saved, monkeypatch):
     path = saved(Image.new("L", (40, 40)), "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 799)
     with pytest.raises(UserError, match=r"a\.png: refused as a decompression bomb"):
-        image.read_image(path)
+        image_files.read_image(path)
     # Up to twice Pillow's limit it reads, and without a warning.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 801)
-    assert image.read_image(path).shape == (40, 40)
+    assert image_files.read_image(path).shape == (40, 40)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".webp", ".jpg", ".jpeg", ".bmp"])
@@ -308,12 +313,12 @@ def test_written_files_are_read_back_or_refused(tmp_path, suffix, channels, dtyp
     buffer = io.BytesIO()
     if (channels in (2, 4) and not holds_alpha) or (dtype == np.uint16 and not holds_depth):
         with pytest.raises(UserError, match=r"cannot hold the image's (transparency|16 bit); write \.png"):
-            image.write_pixels(buffer, path, pixels)
+            image_files.write_pixels(buffer, path, pixels)
         assert not buffer.getvalue()
         return
-    image.write_pixels(buffer, path, pixels)
+    image_files.write_pixels(buffer, path, pixels)
     (tmp_path / f"a{suffix}").write_bytes(buffer.getvalue())
-    read, _ = image.read_pixels(path)
+    read, _ = image_files.read_pixels(path)
     assert read.dtype == dtype
     if suffix.startswith(".j"):
         # Noise, at quality 95 with full colour, is off by 4 on average; chroma of half the size would make it 40.
@@ -328,9 +333,9 @@ def test_written_files_are_read_back_or_refused(tmp_path, suffix, channels, dtyp
 
 def test_unknown_suffix_is_refused():
     with pytest.raises(UserError, match=r"a\.gif: cannot write \.gif; expected \.png"):
-        image.check_writable("a.gif")
+        image_files.check_writable("a.gif")
     with pytest.raises(UserError, match="a file without a suffix"):
-        image.check_writable("a")
+        image_files.check_writable("a")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -338,10 +343,10 @@ def test_color_profile_survives(tmp_path, dtype):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     pixels = np.zeros((2, 3, 3), dtype)
     with open(tmp_path / "a.png", "wb") as file:
-        image.write_pixels(file, "a.png", pixels, profile)
-    assert image.read_pixels(tmp_path / "a.png")[1] == profile
+        image_files.write_pixels(file, "a.png", pixels, profile)
+    assert image_files.read_pixels(tmp_path / "a.png")[1] == profile
 
 
 def test_image_too_wide_for_its_format_is_refused():
     with pytest.raises(UserError, match="cannot be written as WEBP"):
-        image.write_pixels(io.BytesIO(), "a.webp", np.zeros((1, 16384), np.uint8))
+        image_files.write_pixels(io.BytesIO(), "a.webp", np.zeros((1, 16384), np.uint8))

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 import drcn_keras
-from drcn_keras.evaluate import evaluate, published
-from drcn_keras.model import path_of, presets
-from drcn_keras.upscale import default_model
+from drcn_keras.commands import default_model
+from drcn_keras.evaluation import evaluate
+from drcn_keras.presets import path_of, presets
+from drcn_keras.published import published
 
 PRESETS = ["mobile-x2", "mobile-x3", "mobile-x4"]
 # What two cores could reach was asked of networks no larger than F=64, D=9.

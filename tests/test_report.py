@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from drcn_keras.errors import UserError
-from drcn_keras.evaluate import PUBLISHED
+from drcn_keras.published import PUBLISHED
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

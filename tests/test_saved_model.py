@@ -21,7 +21,11 @@ from PIL import Image  # noqa: E402
 from serving import graph, warmup  # noqa: E402
 
 import drcn_keras  # noqa: E402
-from drcn_keras import deploy, image  # noqa: E402
+from drcn_keras import (  # noqa: E402
+    image,
+    image_files,
+    inference,
+)
 from drcn_keras.errors import UserError  # noqa: E402
 
 PHOTOGRAPHS = pathlib.Path(skimage.__file__).parent / "data"
@@ -165,10 +169,10 @@ def test_upscale_image_has_the_bits_of_the_package(loaded, model, kind, tmp_path
         "gray jpeg": lambda: as_jpeg(rgb[..., 1]),
     }[kind]()
     (tmp_path / "file").write_bytes(contents)
-    expected = drcn_keras.upscale(image.read_pixels(str(tmp_path / "file"))[0], model)
+    expected = drcn_keras.upscale(image_files.read_pixels(str(tmp_path / "file"))[0], model)
     answer = loaded.signatures["upscale_image"](image_bytes=tf.constant([contents]))["sr_png_bytes"].numpy()[0]
     (tmp_path / "answer").write_bytes(answer)
-    received = image.read_pixels(str(tmp_path / "answer"))[0]
+    received = image_files.read_pixels(str(tmp_path / "answer"))[0]
     assert received.dtype == expected.dtype
     assert np.array_equal(received, expected)
 
@@ -226,8 +230,8 @@ def test_a_wrong_record_fails_the_export_and_leaves_nothing(quick_export, monkey
 
 
 def test_a_graph_that_differs_fails_the_export_and_leaves_nothing(quick_export, monkeypatch, tmp_path):
-    whole = deploy.inference_model
-    monkeypatch.setattr(deploy, "inference_model", lambda _: whole(small_model(seed=4, recursions=1)))
+    whole = inference.inference_model
+    monkeypatch.setattr(inference, "inference_model", lambda _: whole(small_model(seed=4, recursions=1)))
     with pytest.raises(UserError, match="differs from the Keras model"):
         quick_export(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -302,7 +306,7 @@ FILES = {
 @pytest.mark.parametrize("kind", FILES)
 def test_files_decode_as_the_package_decodes_them(kind, tmp_path):
     (tmp_path / "file").write_bytes(FILES[kind])
-    expected, _ = image.read_pixels(str(tmp_path / "file"))
+    expected, _ = image_files.read_pixels(str(tmp_path / "file"))
     rgba, gray, alpha, deep = (part.numpy() for part in graph._decode(tf.constant(FILES[kind])))
     planes = ([0] if gray else [0, 1, 2]) + ([3] if alpha else [])
     assert np.array_equal(rgba[..., planes], expected.reshape(*expected.shape[:2], -1))

@@ -18,11 +18,12 @@ from absl import flags, logging
 from keras import ops
 from litert import flatbuffer, graph, quantize, tune
 
-from drcn_keras import deploy, errors
+from drcn_keras import errors, inference
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
 from drcn_keras.layers import CenteredIdentity
-from drcn_keras.model import DRCN, load, path_of
+from drcn_keras.model import DRCN
+from drcn_keras.presets import load, path_of
 
 METHODS = ("qat", "prune", "cluster", "qat+prune")
 HEAVY = ("embedding_2", "inference", "reconstruction_1")
@@ -48,7 +49,7 @@ def compress(model, method, paths, representative, settings):
     Raises:
         UserError: the other process failed, or its network is not the same function.
     """
-    network = deploy.inference_model(model, residual=True, split_identity=True)
+    network = inference.inference_model(model, residual=True, split_identity=True)
     ranges = {}
     if "qat" in method:
         network = tune.equalized(network, quantize.observe(_luma(model, network), representative))
@@ -116,7 +117,7 @@ def _rebuilt(model, arrays):
         kernel = arrays[f"{name}/kernel"] + (identity if name == "inference" else 0.0)
         tuned.get_layer(name).set_weights([kernel, arrays[f"{name}/bias"]])
     tuned.ensemble_weights.assign(arrays["ensemble"])
-    network = deploy.inference_model(tuned, residual=True, split_identity=True)
+    network = inference.inference_model(tuned, residual=True, split_identity=True)
     # Adding and taking away the identity rounds; the trained values are put back as they are.
     network.get_layer("inference").set_weights([arrays["inference/kernel"], arrays["inference/bias"]])
     ranges = {name.removeprefix("range/"): tuple(value) for name, value in arrays.items() if name.startswith("range/")}

@@ -23,11 +23,11 @@ from litert import check, flatbuffer, graph, quantize, tune
 from tqdm import tqdm
 
 import drcn_keras
-from drcn_keras import deploy, errors, image, metrics
+from drcn_keras import errors, image, image_files, inference, metrics
 from drcn_keras.data import load_pairs
 from drcn_keras.errors import UserError
 from drcn_keras.files import write_atomically
-from drcn_keras.model import load, path_of
+from drcn_keras.presets import load, path_of
 
 PIPELINES = ("luma", "rgb")
 MIN_IMAGES = 4
@@ -49,7 +49,7 @@ class Exporter:
         dynamic_shape: let the file take any size; height and width then size the golden vectors only.
         representative_dir: folder of photographs for the 8-bit modes, or "": dynamic is then made without.
         rgb_dtype: "uint8" or "float32", at the ends of the rgb pipeline.
-        network: a residual network equal or close to `deploy.inference_model(model, residual=True,
+        network: a residual network equal or close to `inference.inference_model(model, residual=True,
             split_identity=True)`; None for that one.
         ranges: dict of tensor name to (low, high) for int8, from quantisation-aware training; None to measure them.
         tuning: fit the weights to 8 bit without training, see tune.py. Not for weights that were trained for it.
@@ -81,8 +81,8 @@ class Exporter:
         self.dynamic_shape = dynamic_shape
         self.representative_dir = representative_dir
         self.rgb_dtype = rgb_dtype
-        self.network = network or deploy.inference_model(model, residual=True, split_identity=True)
-        self.reference = deploy.inference_model(model, residual=True)
+        self.network = network or inference.inference_model(model, residual=True, split_identity=True)
+        self.reference = inference.inference_model(model, residual=True)
         self.ranges = ranges
         self.tuning = tuning
         self.baseline = baseline or model
@@ -340,8 +340,8 @@ class TestSet:
     def __init__(self, model, folder):
         self.name = os.path.basename(os.path.normpath(folder))
         self.scale = model.scale
-        self.pairs = load_pairs(image.list_images(folder), model.scale, model.channels)
-        reference = deploy.inference_model(model)
+        self.pairs = load_pairs(image_files.list_images(folder), model.scale, model.channels)
+        reference = inference.inference_model(model)
         self.expected = [
             np.asarray(reference(pair.ilr[None]))[0]
             for pair in tqdm(self.pairs, desc=self.name, unit="image", leave=False, disable=None)
@@ -397,7 +397,7 @@ def representative_patches(folder, scale, channels):
             "int8 and int16x8 measure the ranges of their tensors on photographs; expected --representative_dir, "
             "a folder of training images (never of test images)."
         )
-    paths = image.list_images(folder)
+    paths = image_files.list_images(folder)
     if len(paths) < MIN_IMAGES:
         raise UserError(f"{folder} has too few images to be representative: expected {MIN_IMAGES}, found {len(paths)}.")
     pairs = load_pairs(paths, scale, channels, side)
@@ -460,7 +460,7 @@ def _photographs(channels):
 
     folder = os.path.dirname(skimage.data.__file__)
     for name, row, column in (("astronaut.png", 0, 150), ("chelsea.png", 60, 100), ("coffee.png", 100, 200)):
-        pixels = image.read_image(os.path.join(folder, name))[row:, column:]
+        pixels = image_files.read_image(os.path.join(folder, name))[row:, column:]
         yield (image.luma(pixels)[..., None] if channels == 1 else pixels) / 255.0
 
 

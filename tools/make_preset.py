@@ -13,8 +13,9 @@ from absl import flags
 from drcn_keras import errors
 from drcn_keras.callbacks import write_card
 from drcn_keras.errors import UserError
-from drcn_keras.evaluate import evaluate
-from drcn_keras.model import DRCN, load
+from drcn_keras.evaluation import evaluate
+from drcn_keras.model import DRCN
+from drcn_keras.presets import load
 
 flags.DEFINE_string("run", None, "a --model_dir of drcn_keras.train", required=True)
 flags.DEFINE_string("name", None, "the preset's name, e.g. mobile-x2", required=True)

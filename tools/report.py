@@ -27,13 +27,13 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 import drcn_keras
-from drcn_keras import errors, image
+from drcn_keras import errors, image, image_files
+from drcn_keras.commands import prepare_tensorflow
 from drcn_keras.errors import UserError
-from drcn_keras.evaluate import complaints, published
 from drcn_keras.files import check_folder, write_atomically
 from drcn_keras.metrics import eight_bit
+from drcn_keras.published import complaints, published
 from drcn_keras.settings import Settings
-from drcn_keras.upscale import prepare_tensorflow
 
 FILE_NAME = "report.html"
 GENERATOR = '<meta name="generator" content="drcn_keras report">'
@@ -234,7 +234,7 @@ def gain(entry):
 def _picture(group, index, why, scale):
     """One picture, for the page: the whole of it, and a part as it was, as bicubic and as each model made it."""
     name = group[0]["images"][index]["name"]
-    hr = image.mod_crop(image.read_image(os.path.join(group[0]["folder"], name)), scale)
+    hr = image.mod_crop(image_files.read_image(os.path.join(group[0]["folder"], name)), scale)
     bicubic = eight_bit(image.enlarge(image.shrink(hr / 255.0, scale), scale))
     part, (x, y) = hardest_part(hr, bicubic)
     first = group[0]["images"][index]
@@ -249,7 +249,7 @@ def _picture(group, index, why, scale):
     ]
     for result in group:
         restored = f"{os.path.splitext(name)[0]}_x{scale}.png"
-        sr = image.read_image(os.path.join(result["restored"], result["dataset"], restored))
+        sr = image_files.read_image(os.path.join(result["restored"], result["dataset"], restored))
         measured = {key: result["images"][index][key] for key in ("psnr", "ssim")}
         frames.append({"title": result["model"], **measured, "image": _png_uri(sr[part])})
     return {"name": name, "why": why, "whole": _whole_uri(hr, part), "x": x, "y": y, "frames": frames}
@@ -376,7 +376,7 @@ def _families(networks):
 
 def _check_folders(data_dirs):
     for folder in data_dirs:
-        image.list_images(folder)
+        image_files.list_images(folder)
     names = [os.path.basename(os.path.abspath(folder)) for folder in data_dirs]
     if len(set(names)) < len(names):
         raise UserError(f"--data_dir: two folders have one name: {', '.join(names)}.")

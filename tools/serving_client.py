@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from drcn_keras import errors
 from drcn_keras.errors import UserError
-from drcn_keras.image import list_images, pixels_of, read_pixels, write_pixels
+from drcn_keras.image_files import list_images, pixels_of, read_pixels, write_pixels
 
 SIGNATURE, INPUT, OUTPUT = "upscale_image", "image_bytes", "sr_png_bytes"
 # HTTP statuses that pass: too many requests, bad gateway, unavailable, gateway timeout.

@@ -26,11 +26,11 @@ from absl import flags
 
 import drcn_keras
 from drcn_keras import errors, train
+from drcn_keras.commands import prepare_tensorflow
 from drcn_keras.errors import UserError
 from drcn_keras.files import check_folder, write_atomically
-from drcn_keras.image import list_images
+from drcn_keras.image_files import list_images
 from drcn_keras.settings import Settings
-from drcn_keras.upscale import prepare_tensorflow
 
 STUDIES = ("recursions", "ensemble", "weights")
 # Section 4.2 of arXiv 1511.04491 compares these depths on Set5 x3.

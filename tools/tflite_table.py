@@ -20,7 +20,7 @@ from drcn_keras import errors
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
 from drcn_keras.files import write_atomically
-from drcn_keras.model import load, path_of
+from drcn_keras.presets import load, path_of
 
 TARGETS = {"float16": 0.001, "dynamic": 0.005, "int8": 0.03, "int8 (QAT)": 0.02}
 THREADS = (1, 2)

@@ -5,7 +5,7 @@ import tempfile
 import keras
 import tensorflow as tf
 
-from drcn_keras import deploy
+from drcn_keras import inference
 
 from . import flatbuffer
 
@@ -18,7 +18,7 @@ class Pipeline:
     Args:
         model: `DRCN`.
         kind: "luma" or "rgb".
-        network: the folded residual graph, `deploy.inference_model(model, residual=True, ...)` or one equal to it.
+        network: the folded residual graph, `inference.inference_model(model, residual=True, ...)` or one equal to it.
         rgb_dtype: "uint8" or "float32" (values 0 to 255), what the rgb pipeline takes and gives.
     """
 
@@ -27,7 +27,7 @@ class Pipeline:
         self.network = network
         self.scale = model.scale
         self.channels = model.channels
-        self.gain = deploy.skip_gain(model)
+        self.gain = inference.skip_gain(model)
         self.dtype = "float32" if kind == "luma" else rgb_dtype
         self.input_name = "ilr" if kind == "luma" else "lr"
         self.input_channels = model.channels if kind == "luma" else 3
@@ -38,11 +38,11 @@ class Pipeline:
             return self._enhanced(images)
         rgb = tf.cast(images, tf.float32) * (1.0 / 255.0)
         if self.channels == 3:
-            rgb = self._enhanced(deploy.enlarge(rgb, self.scale))
+            rgb = self._enhanced(inference.enlarge(rgb, self.scale))
         else:
-            ycbcr = deploy.enlarge(deploy.rgb_to_ycbcr(rgb), self.scale)
+            ycbcr = inference.enlarge(inference.rgb_to_ycbcr(rgb), self.scale)
             luma = self._enhanced(ycbcr[..., :1])
-            rgb = deploy.ycbcr_to_rgb(tf.concat([luma, ycbcr[..., 1:]], axis=-1))
+            rgb = inference.ycbcr_to_rgb(tf.concat([luma, ycbcr[..., 1:]], axis=-1))
         # The cast cuts off, so half a step before it rounds: ROUND is one operator that fewer runtimes know.
         rgb = tf.clip_by_value(rgb * 255.0, 0.0, 255.0) + 0.5
         if self.dtype == "uint8":

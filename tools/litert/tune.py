@@ -33,7 +33,7 @@ def equalized(network, observed, floor=0.3):
     """The same function with every channel of the feature maps scaled to a like range.
 
     Args:
-        network: `deploy.inference_model(..., residual=True, split_identity=True)`.
+        network: `inference.inference_model(..., residual=True, split_identity=True)`.
         observed: what `quantize.observe` saw of it.
         floor: channels are enlarged by at most 1/floor against the strongest one. A channel that is nearly always 0
             after its ReLU would otherwise stretch the range of what stands before it.

@@ -8,7 +8,7 @@ rounding to 8 or 16 bit falls as it does there.
 import numpy as np
 import tensorflow as tf
 
-from drcn_keras import deploy, image
+from drcn_keras import image, inference
 
 # File signatures: of PNG with the head of its first chunk, of JPEG.
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -29,7 +29,7 @@ class Upscaler(tf.Module):
 
     def __init__(self, model, max_pixels, tile):
         super().__init__(name="drcn_upscaler")
-        self._network = deploy.inference_model(model)
+        self._network = inference.inference_model(model)
         # Trackable on their own, so that the SavedModel holds variables and nothing of Keras.
         self._weights = [variable.value for variable in self._network.variables]
         self._channels = model.channels

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from drcn_keras.deploy import inference_model
+from drcn_keras.inference import inference_model
 
 # Keras 3.15 meets NumPy 2 inside convert_to_numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -1,0 +1,63 @@
+"""What the commands share: checks of flags, models and presets, the environment, skipped images."""
+
+import os
+import sys
+
+from absl import logging
+from tqdm import tqdm
+
+from drcn_keras import errors
+from drcn_keras.errors import UserError
+from drcn_keras.image import SCALES
+
+
+def prepare_tensorflow():
+    """What a command sets before TensorFlow is imported."""
+    # oneDNN halves the time of a small network on CPUs where TensorFlow leaves it off.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # Notices about how TensorFlow was built would bury the one line of an error.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def warn_skipped(reason):
+    """Says on standard error, above the progress bar, which image is left out and why."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        logging.warning("skipped: %s", reason)
+
+
+def check_scale(scale):
+    """Raises UserError unless `scale` is 2, 3, 4 or None."""
+    if scale not in (None, *SCALES):
+        raise UserError(f"--scale must be 2, 3 or 4; received {scale}.")
+
+
+def load_for(model, scale):
+    """The DRCN that `model` is or names. Raises UserError where it is for another scale than `scale`, not None."""
+    network = loaded(model)
+    if scale not in (None, network.scale):
+        raise UserError(f"--scale={scale}, but the model's weights are for x{network.scale}: {model}.")
+    return network
+
+
+def loaded(model):
+    """The DRCN that `model` is, or that `drcn_keras.load` finds under it."""
+    if not isinstance(model, (str, os.PathLike)):
+        return model
+    with errors.tensorflow_notices_hidden():
+        import keras
+
+        keras.ops.zeros(1)
+    from drcn_keras.presets import load
+
+    return load(os.fspath(model))
+
+
+def check_tile(tile, model):
+    """Raises UserError where `tile`, not None, has no room beside the model's halo."""
+    if tile is not None and tile <= 2 * model.halo:
+        raise UserError(f"--tile must be more than {2 * model.halo}, twice the model's halo; received {tile}.")
+
+
+def default_model(scale):
+    """The preset for a scale, or for x2 where it is None."""
+    return f"mobile-x{scale or 2}"

@@ -1,0 +1,183 @@
+"""Upscales photographs: `python -m drcn_keras.upscale --model=FILE IN... --output=DIR_OR_FILE`.
+
+IN is an image or a folder of images. One image may go to a file, whose suffix tells the format (png, tif, webp,
+jpg, bmp); several go to a folder, as PNG under their own names. Luma goes through the network, colour is enlarged
+bicubically, transparency and 16 bit are kept. EXIF and other metadata are dropped, the colour profile is kept.
+"""
+
+import os
+
+import numpy as np
+from absl import flags, logging
+from PIL import Image
+from tqdm import tqdm
+
+from drcn_keras import errors
+from drcn_keras.commands import (
+    check_scale,
+    check_tile,
+    default_model,
+    load_for,
+    loaded,
+    prepare_tensorflow,
+    warn_skipped,
+)
+from drcn_keras.errors import UserError
+from drcn_keras.files import check_folder
+from drcn_keras.image_files import SUFFIXES, check_writable, image_of, list_images, pixels_of, read_pixels, write_image
+from drcn_keras.tiling import upscaled
+
+
+def upscale(image, model, tile=None, progress=False):
+    """Upscales one image by the model's scale.
+
+    Args:
+        image: one of
+            path of an image file;
+            PIL image;
+            array (height, width), or (height, width, 1, 2, 3 or 4) for gray, gray+alpha, RGB, RGBA; uint8, uint16, or
+            floating point in [0, 1].
+        model: a `DRCN`, or what `drcn_keras.load` takes.
+        tile: side of the largest window, in pixels of the result, that goes through the network at once; None: 512, or
+            less for a large network. The result does not depend on it; memory does.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        For an array, an array of its dtype, scale times as high and wide; otherwise a PIL image: upright, RGB for
+        a palette or CMYK, 16-bit gray for 16-bit gray. PIL has no 16-bit colour, it is rounded to 8 bit; an array
+        or the command keeps it.
+
+    Raises:
+        UserError: the file or the model cannot be read.
+        ValueError: the array or `tile` is not as above.
+    """
+    profile = None
+    if isinstance(image, np.ndarray):
+        pixels = image
+    elif isinstance(image, Image.Image):
+        pixels, profile = pixels_of(image)
+    else:
+        pixels, profile = read_pixels(os.fspath(image))
+    result = upscaled(pixels, loaded(model), tile, progress)
+    return result if isinstance(image, np.ndarray) else image_of(result, profile)
+
+
+def upscale_files(model, inputs, output, scale=None, tile=None, overwrite=False, skip_existing=False):
+    """Upscales files and folders into a file or a folder. A file that cannot be read is skipped, unless it is alone.
+
+    Args:
+        model: a `DRCN`, or what `drcn_keras.load` takes.
+        inputs: list of paths of images and folders.
+        output: path; a folder unless `inputs` is one image and this ends in a suffix that is written here.
+        scale: the scale that the model must be for; None: any.
+        tile: as in `upscale`.
+        overwrite: replace files that exist.
+        skip_existing: leave out images whose result exists.
+
+    Returns:
+        list of the paths written.
+
+    Raises:
+        UserError: no image, no right to write, a file in the way, a model for another scale, or an image named by
+            `inputs` itself that cannot be read (after the others are done).
+    """
+    check_scale(scale)
+    jobs = _undone(_plan(inputs, output), overwrite, skip_existing)
+    if not jobs:
+        return []
+    check_folder(os.path.dirname(jobs[0][1]) or ".")
+    model = load_for(model, scale)
+    check_tile(tile, model)
+
+    written, failed = [], []
+    for source, target in tqdm(jobs, unit="image", disable=len(jobs) == 1):
+        try:
+            pixels, profile = read_pixels(source)
+            check_writable(target, pixels)
+        except UserError as error:
+            if len(jobs) == 1:
+                raise
+            warn_skipped(error)
+            failed.append(source)
+            continue
+        write_image(target, upscaled(pixels, model, tile, progress=True), profile)
+        written.append(target)
+    if failed:
+        logging.warning("%d of %d images skipped", len(failed), len(jobs))
+    if not written or any(source in inputs for source in failed):
+        raise UserError(f"{len(failed)} of {len(jobs)} images could not be read; see the warnings above.")
+    return written
+
+
+def _plan(inputs, output):
+    """The list of (source, target) paths."""
+    if not inputs:
+        raise UserError("no image given; expected paths of images or folders.")
+    sources = [path for given in inputs for path in (list_images(given) if os.path.isdir(given) else [given])]
+    suffix = os.path.splitext(output)[1].lower()
+    if suffix in SUFFIXES and not os.path.isdir(output):
+        if len(sources) > 1 or os.path.isdir(inputs[0]):
+            raise UserError(f"--output: {output} is a file name; expected a folder for {len(sources)} images.")
+        check_writable(output)
+        jobs = [(sources[0], output)]
+    else:
+        stems = [os.path.splitext(os.path.basename(path))[0] for path in sources]
+        jobs = [(path, os.path.join(output, stem + ".png")) for path, stem in zip(sources, stems, strict=True)]
+    owners, originals = {}, {os.path.realpath(path) for path in sources}
+    for source, target in jobs:
+        if target in owners:
+            raise UserError(f"{owners[target]} and {source} would both become {target}; upscale them one by one.")
+        owners[target] = source
+        if os.path.realpath(target) in originals:
+            raise UserError(f"{target} is an input; the result must not replace it. Choose another --output.")
+    return jobs
+
+
+def _undone(jobs, overwrite, skip_existing):
+    done = [job for job in jobs if os.path.exists(job[1])]
+    if skip_existing:
+        return [job for job in jobs if job not in done]
+    if done and not overwrite:
+        raise UserError(
+            f"{done[0][1]} exists ({len(done)} of {len(jobs)} results do); --overwrite replaces, --skip_existing keeps."
+        )
+    return jobs
+
+
+def define_flags():
+    flags.DEFINE_string(
+        "model",
+        None,
+        "a trained DRCN: a preset such as mobile-x2, or the .keras file that drcn_keras.train wrote (default: the "
+        "preset mobile-x2, or that of --scale)",
+    )
+    flags.DEFINE_string("output", None, "file or folder for the results; a folder is made where it is missing")
+    flags.DEFINE_integer("scale", None, "2, 3 or 4: refuse a model that is for another (default: take the model's)")
+    flags.DEFINE_integer(
+        "tile",
+        None,
+        "pixels of the result on a side that go through the network at once: less takes less memory and more time, "
+        "the result is the same (default: 512, or less for a large network)",
+    )
+    flags.DEFINE_boolean("overwrite", False, "replace results that exist")
+    flags.DEFINE_boolean("skip_existing", False, "leave out images whose result exists, to go on after an interruption")
+
+
+def main(argv):
+    given = flags.FLAGS
+    if not given.output:
+        raise UserError("--output is required (--help lists every flag).")
+    model = given.model or default_model(given.scale)
+    written = upscale_files(
+        model, argv[1:], given.output, given.scale, given.tile, given.overwrite, given.skip_existing
+    )
+    print(
+        f"{len(written)} written: {written[0]}{' ...' if len(written) > 1 else ''}" if written else "nothing left to do"
+    )
+
+
+def run():
+    """The command `drcn-upscale`."""
+    prepare_tensorflow()
+    define_flags()
+    errors.run(main)
