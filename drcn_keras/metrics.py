@@ -63,6 +63,22 @@ def psnr(hr, sr):
     return float(10.0 * np.log10(255.0**2 / error)) if error > 0 else float("inf")
 
 
+def mean_psnr(rows):
+    """Means that one flat image, restored exactly, does not make infinite.
+
+    Args:
+        rows: (images, methods), PSNR in dB; at least one image.
+
+    Returns:
+        (means, infinite). means: float64 (methods,), over the images whose row has no infinity, so that every method
+        is averaged over the same images; over all of them where each row has one. infinite: list of the indices of
+        the images with an infinity.
+    """
+    rows = np.asarray(rows, np.float64)
+    exact = np.isposinf(rows).any(axis=1)
+    return rows[~exact if not exact.all() else ...].mean(axis=0), np.flatnonzero(exact).tolist()
+
+
 def ssim(hr, sr):
     """Structural similarity (Wang et al., 2004) with its authors' settings: Gaussian window, sigma 1.5.
 

@@ -27,6 +27,18 @@ def test_psnr_of_unlike_or_empty_images_is_refused():
         metrics.psnr(np.zeros((0, 4)), np.zeros((0, 4)))
 
 
+def test_mean_leaves_images_out_that_any_method_restored_exactly():
+    inf, nan = math.inf, math.nan
+    means, infinite = metrics.mean_psnr([[30.0, 20.0], [inf, 50.0], [40.0, 21.0], [60.0, inf]])
+    assert means.tolist() == [35.0, 20.5]
+    assert infinite == [1, 3]
+    # Nothing finite to take a mean of; and NaN is damage, not a perfect image.
+    means, infinite = metrics.mean_psnr([[inf, 50.0], [inf, 40.0]])
+    assert means.tolist() == [inf, 45.0]
+    assert infinite == [0, 1]
+    assert math.isnan(metrics.mean_psnr([[nan], [30.0]])[0][0])
+
+
 def test_eight_bit_rounds_and_clips():
     values = np.array([[-0.2, 0.49 / 255, 0.51 / 255, 100.6 / 255, 254.9 / 255, 1.3]])
     assert metrics.eight_bit(values).tolist() == [[0, 0, 1, 101, 255, 255]]
