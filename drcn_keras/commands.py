@@ -25,18 +25,37 @@ def warn_skipped(reason):
         logging.warning("skipped: %s", reason)
 
 
-def check_scale(scale):
-    """Raises UserError unless `scale` is 2, 3, 4 or None."""
-    if scale not in (None, *SCALES):
-        raise UserError(f"--scale must be 2, 3 or 4; received {scale}.")
+def check_scales(scales):
+    """Raises UserError unless `scales` are enlargements that the field measures: 2, 3 and 4."""
+    for scale in scales:
+        if scale not in SCALES:
+            raise UserError(f"--scale must be 2, 3 or 4; received {scale}.")
 
 
-def load_for(model, scale):
-    """The DRCN that `model` is or names. Raises UserError where it is for another scale than `scale`, not None."""
+def load_for(model, scales=()):
+    """The DRCN that `model` is or names. Raises UserError where it is for other scales than `scales`."""
     network = loaded(model)
-    if scale not in (None, network.scale):
-        raise UserError(f"--scale={scale}, but the model's weights are for x{network.scale}: {model}.")
+    for scale in scales:
+        if scale not in network.scales:
+            known = " and ".join(f"x{scale}" for scale in network.scales)
+            raise UserError(f"--scale={scale}, but the model's weights are for {known}: {model}.")
     return network
+
+
+def load_at(model, scale=None):
+    """The DRCN that `model` is or names, for one scale: an export's, which has no other.
+
+    Args:
+        model: a `DRCN`, or what `drcn_keras.load` takes.
+        scale: 2, 3 or 4; None: the model's only one.
+
+    Raises:
+        UserError: it is for other scales, or for several and `scale` is None.
+    """
+    network = load_for(model, () if scale is None else (scale,))
+    if scale is None and network.scale is None:
+        raise UserError(f"--scale is required, one of {network.scales}, for a model of several scales: {model}.")
+    return network.at(scale or network.scale)
 
 
 def loaded(model):
@@ -59,5 +78,5 @@ def check_tile(tile, model):
 
 
 def default_model(scale):
-    """The preset for a scale, or for x2 where it is None."""
-    return f"mobile-x{scale or 2}"
+    """The preset for an enlargement, or for x2 where it is None."""
+    return f"mobile-x{2 if scale is None else int(scale)}"

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from drcn_keras.errors import UserError
-from drcn_keras.image import bicubic, enlarge, luma, mod_crop, shrink
+from drcn_keras.image import bicubic, enlarge, luma, mod_crop, shrink, turned
 from drcn_keras.image_files import list_images, read_image
 
 Pair = collections.namedtuple("Pair", ["path", "ilr", "hr"])
@@ -151,7 +151,7 @@ class PatchStream:
         index, row, column = self.positions[order[number % len(self)]]
         window = (slice(row, row + self.patch_size), slice(column, column + self.patch_size))
         turn = turns[number % len(self)]
-        return tuple(_turned(image[window], turn) for image in (self.pairs[index].ilr, self.pairs[index].hr))
+        return tuple(turned(image[window], turn) for image in (self.pairs[index].ilr, self.pairs[index].hr))
 
     def _plan(self, number):
         if self._pass is None or self._pass[0] != number:
@@ -160,9 +160,3 @@ class PatchStream:
             turns = random.integers(8, size=len(self)) if self.augment else np.zeros(len(self), int)
             self._pass = (number, order, turns)
         return self._pass[1:]
-
-
-def _turned(patch, turn):
-    """One of the square's eight symmetries: `turn` in 0..7, quarter turns and, from 4 on, a flip."""
-    patch = np.rot90(patch, turn % 4)
-    return patch[:, ::-1] if turn >= 4 else patch

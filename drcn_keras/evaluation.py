@@ -5,6 +5,7 @@ and SSIM are taken on Y, rounded to 8 bit, without a border of `scale` pixels. B
 beside every model and held against the published number: if it is off, so is everything else.
 """
 
+import itertools
 import json
 import math
 import os
@@ -14,57 +15,62 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from drcn_keras import errors
-from drcn_keras.commands import check_scale, check_tile, default_model, load_for, prepare_tensorflow, warn_skipped
+from drcn_keras.commands import check_scales, check_tile, default_model, load_for, prepare_tensorflow, warn_skipped
 from drcn_keras.errors import UserError
 from drcn_keras.files import check_folder, write_atomically
 from drcn_keras.image import SCALES, enlarge, luma, mod_crop, rgb_to_ycbcr, shrink, ycbcr_to_rgb
 from drcn_keras.image_files import list_images, read_image, write_image
 from drcn_keras.metrics import SSIM_WINDOW, comparable, eight_bit, psnr, ssim
 from drcn_keras.published import complaints, published
-from drcn_keras.tiling import compiled, default_tile, tiles
+from drcn_keras.tiling import compiled, default_tile, restoring, tiles
 
 
-def evaluate(model, data_dir, scale=None, tile=None, save_images=None, overwrite=False, progress=False):
+def evaluate(
+    model, data_dir, scale=None, tile=None, save_images=None, overwrite=False, progress=False, self_ensemble=False
+):
     """Measures a model, and bicubic enlargement beside it, on folders of originals.
 
     Args:
         model: a `DRCN`, what `drcn_keras.load` takes, or "bicubic" for the baseline alone.
         data_dir: folder, or a list of folders. Images that cannot be read or are too small are skipped with a warning.
-        scale: 2, 3 or 4; None: the model's.
+        scale: 2, 3 or 4, or a list of them; None: all of the model's.
         tile: side of the largest window, in pixels, that goes through the network at once; None: 512, or less for a
             large network. The results do not depend on it.
         save_images: folder for the restored images, <folder's name>/<image>_x<scale>.png; None: keep none.
         overwrite: replace files in `save_images`.
         progress: show a progress bar on standard error.
+        self_ensemble: average over the eight flips and turns of each image, the field's "+" results.
 
     Returns:
         {"results": [{"dataset", "scale", "images": [{"name", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim"}],
-        "mean": {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "recursion_psnr"}}]}, one result per folder. PSNR in
+        "mean": {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "recursion_psnr"}}]}, one result per folder and
+        scale. PSNR in
         dB; "psnr" is the ensemble's; "recursion_psnr" has that of every single y_d, none for "bicubic".
 
     Raises:
         UserError: a folder, the model or `scale` is wrong, no image can be measured, or an image is in the way.
     """
     folders = [data_dir] if isinstance(data_dir, (str, os.PathLike)) else list(data_dir)
-    check_scale(scale)
+    scales = () if scale is None else tuple(scale) if isinstance(scale, (list, tuple)) else (scale,)
+    check_scales(scales)
     paths = [list_images(folder) for folder in folders]
     names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
     if model == "bicubic":
-        if scale is None:
+        if not scales:
             raise UserError(f"bicubic has no scale of its own; expected --scale with one of {SCALES}.")
         restorer = None
     else:
-        model = load_for(model, scale)
+        model = load_for(model, scales)
         check_tile(tile, model)
-        scale = model.scale
-        restorer = _Restorer(model, tile)
-    targets = _targets(save_images, names, paths, scale, overwrite) if save_images else {}
+        scales = scales or model.scales
+        restorer = _Restorer(model, tile, self_ensemble)
+    targets = _targets(save_images, names, paths, scales, overwrite) if save_images else {}
 
     results = []
-    with tqdm(total=sum(map(len, paths)), unit="image", disable=not progress) as bar:
-        for name, files in zip(names, paths, strict=True):
-            bar.set_description(name)
-            measured = [_measured(path, scale, restorer, targets.get(path), bar) for path in files]
+    with tqdm(total=len(scales) * sum(map(len, paths)), unit="image", disable=not progress) as bar:
+        for scale, (name, files) in itertools.product(scales, zip(names, paths, strict=True)):
+            bar.set_description(f"{name} x{scale}")
+            measured = [_measured(path, scale, restorer, targets.get((path, scale)), bar) for path in files]
             results.append(_result(name, scale, [image for image in measured if image]))
             if None in measured:
                 logging.warning("%s: %d of %d images skipped", name, measured.count(None), len(measured))
@@ -73,16 +79,16 @@ def evaluate(model, data_dir, scale=None, tile=None, save_images=None, overwrite
     return {"results": results}
 
 
-def _targets(folder, names, paths, scale, overwrite):
+def _targets(folder, names, paths, scales, overwrite):
     """Where the restored image of each file goes. Raises UserError where something is in the way."""
     targets = {}
     for name, files in zip(names, paths, strict=True):
-        for path in files:
+        for path, scale in itertools.product(files, scales):
             stem = os.path.splitext(os.path.basename(path))[0]
             target = os.path.join(folder, name, f"{stem}_x{scale}.png")
             if target in targets.values():
                 raise UserError(f"--save_images: two images would become {target}; measure them one by one.")
-            targets[path] = target
+            targets[path, scale] = target
         check_folder(os.path.join(folder, name))
     existing = [target for target in targets.values() if os.path.exists(target)]
     if existing and not overwrite:
@@ -129,6 +135,7 @@ class _Restorer:
     Args:
         model: a `DRCN`.
         tile: pixels, or None.
+        self_ensemble: see `evaluate`.
 
     Call arguments:
         original: float (height, width) or (height, width, 3) in [0, 1].
@@ -137,7 +144,7 @@ class _Restorer:
         (the ensemble, the list of the D single reconstructions), float32 of the original's shape.
     """
 
-    def __init__(self, model, tile):
+    def __init__(self, model, tile, self_ensemble=False):
         import keras
 
         self.channels = model.channels
@@ -146,7 +153,7 @@ class _Restorer:
         self.tile = tile or default_tile(model, 8)
         self.weights = np.asarray(model.get_layer("ensemble").get_weights()[0], np.float64)
         ilr = keras.Input((None, None, model.channels))
-        self.network = compiled(keras.Model(ilr, model.reconstructions(ilr)))
+        self.network = restoring(compiled(keras.Model(ilr, model.reconstructions(ilr))), self_ensemble)
 
     def __call__(self, original, scale):
         gray = original.ndim == 2
@@ -156,7 +163,7 @@ class _Restorer:
         ilr = ilr.astype(np.float32)
         recursions = np.empty((len(self.weights), *ilr.shape), np.float32)
         for window, inner, kept in tiles(*ilr.shape[:2], self.tile, self.halo):
-            recursions[:, *kept] = self.network.predict_on_batch(ilr[window][None])[0][:, *inner]
+            recursions[:, *kept] = self.network(ilr[window])[:, *inner]
         if gray:
             # The gray of a gray original is what is measured, not the Y of an RGB image made of it.
             recursions = recursions.mean(axis=3)
@@ -221,7 +228,12 @@ def define_flags():
         'or "bicubic" (default: the preset mobile-x2, or that of --scale)',
     )
     flags.DEFINE_list("data_dir", None, "folders of original images, separated by commas")
-    flags.DEFINE_integer("scale", None, "2, 3 or 4; must be the model's (default: the model's; needed for bicubic)")
+    flags.DEFINE_list(
+        "scale", [], "2, 3 or 4, or several, separated by commas (default: all of the model's; needed for bicubic)"
+    )
+    flags.DEFINE_boolean(
+        "self_ensemble", False, 'average over the eight flips and turns of each image: the field\'s "+" results'
+    )
     flags.DEFINE_string("json", None, "file for the results of every image")
     flags.DEFINE_string("save_images", None, "folder for the restored images, one folder in it per data set")
     flags.DEFINE_integer(
@@ -243,23 +255,41 @@ def main(argv):
             raise UserError(f"{given.json} exists; --overwrite replaces it.")
         check_folder(os.path.dirname(given.json) or ".")
     # What is wrong is told before Keras is loaded, and before minutes are spent on other models.
-    check_scale(given.scale)
+    scales = _scales(given.scale)
     for folder in given.data_dir:
         list_images(folder)
-    names = given.model or [default_model(given.scale)]
-    models = [name if name == "bicubic" else load_for(name, given.scale) for name in names]
+    names = given.model or [default_model(scale) for scale in scales or [None]]
+    models = [name if name == "bicubic" else load_for(name, scales if given.model else ()) for name in names]
     results = []
     for name, model in zip(names, models, strict=True):
         measured = evaluate(
-            model, given.data_dir, given.scale, given.tile, given.save_images, given.overwrite, progress=True
+            model,
+            given.data_dir,
+            (scales if given.model else None) or None,
+            given.tile,
+            given.save_images,
+            given.overwrite,
+            progress=True,
+            self_ensemble=given.self_ensemble,
         )
+        # A row of its own: never to be mixed with plain results.
+        label = f"{name}+" if given.self_ensemble and name != "bicubic" else name
         for result in measured["results"]:
-            print(table(result, name))
-            results.append({"model": name, **result})
+            print(table(result, label))
+            results.append({"model": label, **result})
     if given.json:
         write_atomically(given.json, lambda file: file.write(to_json({"results": results}).encode()))
     if wrong := complaints(results):
         raise UserError(" ".join(wrong))
+
+
+def _scales(texts):
+    try:
+        scales = [int(text) for text in texts]
+    except ValueError:
+        raise UserError(f"--scale must be 2, 3 or 4, or several of them; received {','.join(texts)}.") from None
+    check_scales(scales)
+    return scales
 
 
 def run():

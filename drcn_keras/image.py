@@ -48,6 +48,17 @@ def mod_crop(image, scale):
     return image[: height - height % scale, : width - width % scale]
 
 
+def turned(image, turn):
+    """One of the square's eight symmetries: `turn` in 0..7, quarter turns and, from 4 on, a flip."""
+    image = np.rot90(image, turn % 4)
+    return image[:, ::-1] if turn >= 4 else image
+
+
+def unturned(image, turn):
+    """Undoes `turned`."""
+    return np.rot90(image[:, ::-1] if turn >= 4 else image, -(turn % 4))
+
+
 def shave(image, border):
     """Cuts `border` pixels off every side."""
     return image[border : image.shape[0] - border, border : image.shape[1] - border]
@@ -59,8 +70,8 @@ def shrink(image, scale):
 
 
 def enlarge(image, scale, window=(slice(None), slice(None))):
-    """MATLAB's imresize(image, scale, 'bicubic'): symmetric border, not clipped. `window` as in `bicubic`."""
-    return bicubic(image, float(scale), window)
+    """MATLAB's imresize(image, scale, 'bicubic'): symmetric border, not clipped. Arguments as in `bicubic`."""
+    return bicubic(image, scale, window)
 
 
 def bicubic(image, factor, window=(slice(None), slice(None))):
@@ -71,7 +82,7 @@ def bicubic(image, factor, window=(slice(None), slice(None))):
 
     Args:
         image: (height, width) or (height, width, channels), any real dtype.
-        factor: float > 0; each side becomes ceil(factor * side).
+        factor: float > 0, or two of them, for height and width; each side becomes ceil(factor * side).
         window: the rows and columns of the result to compute, two slices; time and memory are those of the window.
 
     Returns:
@@ -79,8 +90,8 @@ def bicubic(image, factor, window=(slice(None), slice(None))):
     """
     image = np.asarray(image)
     taps = []
-    for axis in (0, 1):
-        indices, weights = _contributions(image.shape[axis], factor, window[axis])
+    for axis, along in enumerate(both(factor)):
+        indices, weights = _contributions(image.shape[axis], along, window[axis])
         first = indices.min()
         image = image[(slice(None),) * axis + (slice(first, indices.max() + 1),)]
         taps.append((indices - first, weights))
@@ -94,11 +105,21 @@ def bicubic(image, factor, window=(slice(None), slice(None))):
     return resized
 
 
+def both(factor):
+    """A factor for height and one for width, from one number or two."""
+    return tuple(factor) if isinstance(factor, (tuple, list)) else (factor, factor)
+
+
+def resized_side(length, factor):
+    """Pixels of a side after `bicubic`: MATLAB's ceil(factor * length), free of the product's rounding error."""
+    return int(np.ceil(length * factor - 1e-9))
+
+
 def _contributions(length, factor, window):
     """For each output position in the window: the input positions (out, taps) it draws on and their weights."""
     stretch = max(1.0, 1.0 / factor)
     support = 4.0 * stretch
-    outputs = np.arange(int(np.ceil(length * factor - 1e-9)))[window]
+    outputs = np.arange(resized_side(length, factor))[window]
     centers = (outputs + 0.5) / factor - 0.5
     first = np.floor(centers - support / 2.0).astype(int)
     positions = first[:, None] + np.arange(int(np.ceil(support)) + 2)

@@ -30,7 +30,8 @@ class DRCN(DistributedModel):
         recursions: D >= 1. The paper's is 16.
         filters: feature maps F >= 1 of every hidden convolution. The paper's is 256.
         channels: 1 (luma) or 3 (RGB).
-        scale: 2, 3 or 4: the enlargement the weights are trained for. The graph does not depend on it.
+        scale: 2, 3 or 4, or several of them, ascending, such as (2, 3, 4): the enlargements that the weights are
+            trained for. The graph does not depend on it: one network may serve them all, as VDSR's does.
         beta: weight decay >= 0, the factor of |theta|^2 in the loss. The paper's is 1e-4.
 
     Call arguments:
@@ -47,7 +48,8 @@ class DRCN(DistributedModel):
         _check("recursions", recursions, type(recursions) is int and recursions >= 1, "a whole number >= 1")
         _check("filters", filters, type(filters) is int and filters >= 1, "a whole number >= 1")
         _check("channels", channels, type(channels) is int and channels in (1, 3), "1 (luma) or 3 (RGB)")
-        _check("scale", scale, type(scale) is int and scale in SCALES, "2, 3 or 4")
+        scales = tuple(scale) if isinstance(scale, (list, tuple)) else (scale,)
+        _check("scale", scale, _are_scales(scales), "2, 3 or 4, or several of them, ascending")
         _check("beta", beta, beta >= 0, "a number >= 0")
         # A model is float32 at its ends whatever its inside computes in.
         dtype = kwargs.pop("dtype", None)
@@ -83,7 +85,7 @@ class DRCN(DistributedModel):
         self.recursions = recursions
         self.filters = filters
         self.channels = channels
-        self.scale = scale
+        self.scales = scales
         self.beta = beta
         # A variable, so that a traced graph sees the annealed value; the loss's, not the network's.
         self.alpha = self.add_weight(name="alpha", shape=(), initializer="ones", trainable=False)
@@ -92,6 +94,27 @@ class DRCN(DistributedModel):
     def ensemble_weights(self):
         """The trainable vector w, shape (D,), start 1/D."""
         return self.get_layer("ensemble").recursion_weights
+
+    @property
+    def scale(self):
+        """The one enlargement that the weights are trained for; None where they are trained for several."""
+        return self.scales[0] if len(self.scales) == 1 else None
+
+    def at(self, scale):
+        """This network for one of its enlargements: itself if it has no other, else a copy with equal weights.
+
+        Args:
+            scale: one of `scales`.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        _check("scale", scale, scale in self.scales, f"one of the model's, {self.scales}")
+        if self.scale == scale:
+            return self
+        twin = type(self)(**{**self.get_config(), "scale": scale})
+        twin.set_weights(self.get_weights())
+        return twin
 
     @property
     def halo(self):
@@ -138,7 +161,7 @@ class DRCN(DistributedModel):
             "recursions": self.recursions,
             "filters": self.filters,
             "channels": self.channels,
-            "scale": self.scale,
+            "scale": self.scale or list(self.scales),
             "beta": self.beta,
             "name": self.name,
         }
@@ -161,6 +184,11 @@ def _reconstruct(ilr, embedding, inference, reconstruction, skip, recursions):
             residual = layer(residual)
         outputs.append(skip([residual, ilr]))
     return outputs
+
+
+def _are_scales(scales):
+    known = all(type(scale) is int and scale in SCALES for scale in scales)
+    return known and len(scales) > 0 and list(scales) == sorted(set(scales))
 
 
 def _check(name, value, holds, expected):

@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from drcn_keras.errors import UserError
-from drcn_keras.image import enlarge, rgb_to_ycbcr, ycbcr_to_rgb
+from drcn_keras.image import both, enlarge, resized_side, rgb_to_ycbcr, turned, unturned, ycbcr_to_rgb
 
 # What the feature maps of one tile may take. Larger tiles waste less on their halo, 512 pixels are enough for that.
 _TILE_BYTES = 2 * 2**30
@@ -18,19 +18,22 @@ _LARGEST_TILE = 512
 _NETWORKS = weakref.WeakKeyDictionary()
 
 
-def upscaled(pixels, model, tile=None, progress=False):
-    """The pixels of an image, any of the arrays that `drcn_keras.upscale` takes, through the model."""
+def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=False):
+    """The pixels of an image, any of the arrays that `drcn_keras.upscale` takes, through the model.
+
+    `factor`: the enlargement, one number or one for height and one for width. The rest as `drcn_keras.upscale`.
+    """
     largest = _largest_value(pixels)
-    network = _network(model)
+    network = restoring(_network(model), self_ensemble)
     # The folded graph holds every recursion's features until it sums them.
     tile = default_tile(model, model.recursions + 2) if tile is None else tile
     source = pixels.reshape(*pixels.shape[:2], -1)
-    height, width = (model.scale * side for side in source.shape[:2])
+    height, width = (resized_side(side, along) for side, along in zip(source.shape, both(factor), strict=False))
     result = np.empty((height, width, source.shape[2]), pixels.dtype)
     places = tiles(height, width, tile, model.halo)
     for window, inner, kept in tqdm(places, unit="tile", leave=False, disable=not progress or len(places) == 1):
-        ilr = enlarge(source, model.scale, window) / largest
-        sr = _through(network, ilr)[inner]
+        ilr = enlarge(source, factor, window) / largest
+        sr = _through(network, ilr, model.channels)[inner]
         if not np.isfinite(sr).all():
             raise UserError("the model gives NaN or infinity for this image; its weights are damaged.")
         sr = np.clip(sr, 0.0, 1.0) * largest
@@ -53,13 +56,12 @@ def _largest_value(pixels):
     return 1.0
 
 
-def _through(network, ilr):
+def _through(network, ilr, channels):
     """One window (height, width, 1 to 4) in [0, 1]: colour through the network, alpha as it is."""
-    channels = network.input_shape[-1]
     colors, alpha = (ilr[..., :1], ilr[..., 1:]) if ilr.shape[2] < 3 else (ilr[..., :3], ilr[..., 3:])
 
     def sr(x):
-        return network.predict_on_batch(x[None].astype(np.float32))[0]
+        return network(x.astype(np.float32))
 
     if colors.shape[2] == channels:
         colors = sr(colors)
@@ -82,6 +84,26 @@ def _network(model):
         network = compiled(inference_model(model))
         _NETWORKS[model] = weights, network
     return network
+
+
+def restoring(network, self_ensemble=False):
+    """What a compiled network makes of one image, as a function of (height, width, channels).
+
+    Args:
+        network: of `compiled`; its output is (batch, ..., height, width, channels).
+        self_ensemble: average over the eight flips and quarter turns of the image, the field's "+" results.
+    """
+
+    def run(ilr):
+        return network.predict_on_batch(np.ascontiguousarray(ilr)[None])[0]
+
+    def averaged(ilr):
+        # Height and width first, as `unturned` wants them; a network may put other axes before them.
+        answers = (np.moveaxis(run(turned(ilr, turn)), (-3, -2), (0, 1)) for turn in range(8))
+        mean = sum(unturned(answer, turn) for turn, answer in enumerate(answers)) / np.float32(8)
+        return np.moveaxis(mean, (0, 1), (-3, -2))
+
+    return averaged if self_ensemble else run
 
 
 def compiled(network):

@@ -14,10 +14,8 @@ from tqdm import tqdm
 
 from drcn_keras import errors
 from drcn_keras.commands import (
-    check_scale,
     check_tile,
     default_model,
-    load_for,
     loaded,
     prepare_tensorflow,
     warn_skipped,
@@ -25,11 +23,12 @@ from drcn_keras.commands import (
 from drcn_keras.errors import UserError
 from drcn_keras.files import check_folder
 from drcn_keras.image_files import SUFFIXES, check_writable, image_of, list_images, pixels_of, read_pixels, write_image
+from drcn_keras.sizes import check_factor, enlargement
 from drcn_keras.tiling import upscaled
 
 
-def upscale(image, model, tile=None, progress=False):
-    """Upscales one image by the model's scale.
+def upscale(image, model, tile=None, progress=False, scale=None, width=None, height=None, self_ensemble=False):
+    """Upscales one image.
 
     Args:
         image: one of
@@ -41,14 +40,18 @@ def upscale(image, model, tile=None, progress=False):
         tile: side of the largest window, in pixels of the result, that goes through the network at once; None: 512, or
             less for a large network. The result does not depend on it; memory does.
         progress: show a progress bar on standard error.
+        scale: the enlargement; None: the model's, the smallest where it has several. A model of several scales takes
+            any factor from 1.1 to 4; sides become ceil(scale * side), as MATLAB's imresize.
+        width, height: pixels of the result, instead of `scale`; one of them keeps the proportions.
+        self_ensemble: average over the eight flips and turns of the image: a little better, eight times the time.
 
     Returns:
-        For an array, an array of its dtype, scale times as high and wide; otherwise a PIL image: upright, RGB for
+        For an array, an array of its dtype, enlarged; otherwise a PIL image: upright, RGB for
         a palette or CMYK, 16-bit gray for 16-bit gray. PIL has no 16-bit colour, it is rounded to 8 bit; an array
         or the command keeps it.
 
     Raises:
-        UserError: the file or the model cannot be read.
+        UserError: the file or the model cannot be read, or the model is not for that enlargement.
         ValueError: the array or `tile` is not as above.
     """
     profile = None
@@ -58,19 +61,31 @@ def upscale(image, model, tile=None, progress=False):
         pixels, profile = pixels_of(image)
     else:
         pixels, profile = read_pixels(os.fspath(image))
-    result = upscaled(pixels, loaded(model), tile, progress)
+    model = loaded(model)
+    factor = enlargement(model, pixels.shape, scale, width, height)
+    result = upscaled(pixels, model, factor, tile, progress, self_ensemble)
     return result if isinstance(image, np.ndarray) else image_of(result, profile)
 
 
-def upscale_files(model, inputs, output, scale=None, tile=None, overwrite=False, skip_existing=False):
+def upscale_files(
+    model,
+    inputs,
+    output,
+    scale=None,
+    tile=None,
+    overwrite=False,
+    skip_existing=False,
+    width=None,
+    height=None,
+    self_ensemble=False,
+):
     """Upscales files and folders into a file or a folder. A file that cannot be read is skipped, unless it is alone.
 
     Args:
         model: a `DRCN`, or what `drcn_keras.load` takes.
         inputs: list of paths of images and folders.
         output: path; a folder unless `inputs` is one image and this ends in a suffix that is written here.
-        scale: the scale that the model must be for; None: any.
-        tile: as in `upscale`.
+        scale, width, height, tile, self_ensemble: as in `upscale`.
         overwrite: replace files that exist.
         skip_existing: leave out images whose result exists.
 
@@ -81,12 +96,14 @@ def upscale_files(model, inputs, output, scale=None, tile=None, overwrite=False,
         UserError: no image, no right to write, a file in the way, a model for another scale, or an image named by
             `inputs` itself that cannot be read (after the others are done).
     """
-    check_scale(scale)
+    check_factor(scale)
     jobs = _undone(_plan(inputs, output), overwrite, skip_existing)
     if not jobs:
         return []
     check_folder(os.path.dirname(jobs[0][1]) or ".")
-    model = load_for(model, scale)
+    model = loaded(model)
+    if width is None and height is None:
+        enlargement(model, (1, 1), scale)  # What cannot work is told before the first image is read.
     check_tile(tile, model)
 
     written, failed = [], []
@@ -94,13 +111,14 @@ def upscale_files(model, inputs, output, scale=None, tile=None, overwrite=False,
         try:
             pixels, profile = read_pixels(source)
             check_writable(target, pixels)
+            factor = enlargement(model, pixels.shape, scale, width, height)
         except UserError as error:
             if len(jobs) == 1:
                 raise
             warn_skipped(error)
             failed.append(source)
             continue
-        write_image(target, upscaled(pixels, model, tile, progress=True), profile)
+        write_image(target, upscaled(pixels, model, factor, tile, progress=True, self_ensemble=self_ensemble), profile)
         written.append(target)
     if failed:
         logging.warning("%d of %d images skipped", len(failed), len(jobs))
@@ -152,7 +170,17 @@ def define_flags():
         "preset mobile-x2, or that of --scale)",
     )
     flags.DEFINE_string("output", None, "file or folder for the results; a folder is made where it is missing")
-    flags.DEFINE_integer("scale", None, "2, 3 or 4: refuse a model that is for another (default: take the model's)")
+    flags.DEFINE_float(
+        "scale",
+        None,
+        "the enlargement, from 1.1 to 4 for a model of several scales; one of a single scale refuses any other "
+        "(default: the model's, x2 for one of several)",
+    )
+    flags.DEFINE_integer("width", None, "pixels of the result, instead of --scale; the proportions are kept")
+    flags.DEFINE_integer("height", None, "pixels of the result, instead of --scale; the proportions are kept")
+    flags.DEFINE_boolean(
+        "self_ensemble", False, "average over the eight flips and turns: a little better, eight times the time"
+    )
     flags.DEFINE_integer(
         "tile",
         None,
@@ -169,7 +197,16 @@ def main(argv):
         raise UserError("--output is required (--help lists every flag).")
     model = given.model or default_model(given.scale)
     written = upscale_files(
-        model, argv[1:], given.output, given.scale, given.tile, given.overwrite, given.skip_existing
+        model,
+        argv[1:],
+        given.output,
+        given.scale,
+        given.tile,
+        given.overwrite,
+        given.skip_existing,
+        given.width,
+        given.height,
+        given.self_ensemble,
     )
     print(
         f"{len(written)} written: {written[0]}{' ...' if len(written) > 1 else ''}" if written else "nothing left to do"

@@ -286,3 +286,21 @@ def test_command_ends_in_one_line(tmp_path):
         assert done.returncode != 0
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert message in done.stderr
+
+
+def test_every_scale_of_a_network_of_several(bicubic_drcn, originals):
+    model = bicubic_drcn(scale=(2, 3))
+    both = evaluate(model, originals)["results"]
+    assert [result["scale"] for result in both] == [2, 3]
+    assert evaluate(model, originals, 3)["results"] == both[1:]
+    assert evaluate(bicubic_drcn(scale=3), originals)["results"] == both[1:]
+    with pytest.raises(UserError, match="weights are for x2 and x3"):
+        evaluate(model, originals, 4)
+
+
+def test_self_ensemble_is_a_row_of_its_own(random_drcn, originals, tmp_path):
+    random_drcn(scale=(2, 3)).save(tmp_path / "m.keras")
+    result = command(f"--model={tmp_path / 'm.keras'}", f"--data_dir={originals}", "--scale=3", "--self_ensemble")
+    assert result.returncode == 0, result.stderr
+    assert f"{tmp_path / 'm.keras'}+" in result.stdout
+    assert "x2" not in result.stdout

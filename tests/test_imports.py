@@ -26,6 +26,7 @@ ORDER = [
     "data",
     "settings",
     "inference",
+    "sizes",
     "tiling",
     "upscaling",
     "upscale",

@@ -245,3 +245,24 @@ class TestLoadRefuses:
                 target.writestr(name, content)
         with pytest.raises(UserError, match="recursions must be a whole number >= 1"):
             load(changed)
+
+
+def test_one_network_of_several_scales(tmp_path):
+    model = DRCN(recursions=2, filters=3, scale=[2, 4])
+    assert (model.scales, model.scale) == ((2, 4), None)
+    model.save(tmp_path / "several.keras")
+    again = load(tmp_path / "several.keras")
+    assert again.scales == (2, 4)
+    twin = again.at(4)
+    assert (twin.scales, twin.scale) == ((4,), 4)
+    image = np.random.default_rng(0).random((1, 5, 6, 1)).astype(np.float32)
+    assert np.array_equal(ops.convert_to_numpy(twin(image)), ops.convert_to_numpy(again(image)))
+    assert twin.at(4) is twin
+    with pytest.raises(ValueError, match="scale must be one of the model's"):
+        again.at(3)
+
+
+@pytest.mark.parametrize("scale", [(), (3, 2), (2, 2), (2, 5), "23", (2, True)])
+def test_scales_that_cannot_be(scale):
+    with pytest.raises(ValueError, match="scale must be 2, 3 or 4, or several"):
+        DRCN(recursions=1, filters=1, scale=scale)
