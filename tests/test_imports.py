@@ -35,7 +35,10 @@ ORDER = [
     "evaluate",
     "trainer",
     "train",
+    "client",
 ]
+# What the modules above never import, and what each of these packages needs of the others.
+APART = {"reporting": set()}
 
 
 def imported(path):
@@ -63,9 +66,19 @@ def test_imports_run_downward(module):
     assert not package_modules(ROOT / "drcn_keras" / f"{module}.py") & above
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "drcn_keras").rglob("*.py")), ids=lambda path: path.stem)
+def test_packages_apart_are_left_alone(path):
+    """The core imports neither the report nor an exporter: it stays light, and trains where their extras are not."""
+    home = path.relative_to(ROOT / "drcn_keras").parts[0]
+    allowed = {home} | APART.get(home, set())
+    assert not {name.split(".")[1] for name in imported(path) if name.startswith("drcn_keras.")} & (
+        set(APART) - allowed
+    )
+
+
 def test_nothing_imports_the_tools():
     tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
-    for path in (ROOT / "drcn_keras").glob("*.py"):
+    for path in (ROOT / "drcn_keras").rglob("*.py"):
         assert not {name.split(".")[0] for name in imported(path)} & ({"tools", "tests"} | tools), path
 
 

@@ -6,7 +6,6 @@ import io
 import pathlib
 import re
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -16,11 +15,10 @@ from drcn_keras.errors import UserError
 from drcn_keras.published import PUBLISHED
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 pytest.importorskip("jinja2", reason="jinja2 fills the report's page: pip install drcn_keras[report]")
 pytest.importorskip("matplotlib", reason="matplotlib draws the learning curves: pip install drcn_keras[report]")
 
-import report  # noqa: E402
+from drcn_keras.reporting import report  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -171,12 +169,10 @@ def page(tmp_path_factory, photographs):
     (run / "log.csv").write_text(LOG)
     studies = folder / "studies"
     studies.mkdir()
-    (studies / "weights.json").write_text('{"caption": "F=2 & D=2", "command": "python tools/study.py weights"}')
+    (studies / "weights.json").write_text('{"caption": "F=2 & D=2", "command": "drcn-study weights"}')
     (studies / "weights.csv").write_text("recursion,weight\n1,0.5\n")
     Image.new("RGB", (8, 8), "white").save(studies / "weights.png")
-    path = report.report(
-        models, [str(data)], str(folder / "out"), str(studies), [str(run)], "python tools/report.py -x"
-    )
+    path = report.report(models, [str(data)], str(folder / "out"), str(studies), [str(run)], "drcn-report -x")
     return pathlib.Path(path), data
 
 

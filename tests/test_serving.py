@@ -25,12 +25,12 @@ from serving_kit import MAX_PIXELS, ROOT, TOOLS, exported  # noqa: E402 It finds
 # isort: split
 import benchmark_serving  # noqa: E402
 import requests  # noqa: E402
-import serving_client  # noqa: E402
 import skimage  # noqa: E402
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2  # noqa: E402
 from PIL import Image  # noqa: E402
 from tensorflow_serving.config import model_server_config_pb2  # noqa: E402
 
+from drcn_keras import client  # noqa: E402
 from drcn_keras.errors import UserError  # noqa: E402
 
 PHOTOGRAPHS = pathlib.Path(skimage.__file__).parent / "data"
@@ -54,8 +54,8 @@ def running(command, *arguments):
     with subprocess.Popen([*command, *given], env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
         server = Server(f"http://127.0.0.1:{rest_port}", f"grpc://127.0.0.1:{grpc_port}", rest_port, grpc_port, process)
         try:
-            with contextlib.closing(serving_client.connect(server.rest, "drcn")) as connection:
-                serving_client.check_server(connection, retries=14)
+            with contextlib.closing(client.connect(server.rest, "drcn")) as connection:
+                client.check_server(connection, retries=14)
             yield server
         finally:
             process.terminate()
@@ -76,7 +76,7 @@ def server(request):
 
 @pytest.fixture(params=["rest", "grpc"])
 def connection(server, request):
-    with contextlib.closing(serving_client.connect(getattr(server, request.param), "drcn", timeout=60)) as connection:
+    with contextlib.closing(client.connect(getattr(server, request.param), "drcn", timeout=60)) as connection:
         yield connection
 
 
@@ -92,8 +92,8 @@ def loaded():
 def from_graph(pixels):
     """What the exported graph makes of a whole image, without any server."""
     signature = loaded().signatures["upscale_image"]
-    contents = signature(image_bytes=tf.constant([serving_client.encode_png(pixels)]))["sr_png_bytes"]
-    return serving_client.decode_png(contents.numpy()[0])
+    contents = signature(image_bytes=tf.constant([client.encode_png(pixels)]))["sr_png_bytes"]
+    return client.decode_png(contents.numpy()[0])
 
 
 def test_status_and_signatures(connection):
@@ -109,9 +109,9 @@ def test_status_and_signatures(connection):
 def test_a_model_or_version_that_is_not_there(server):
     for name, version in (("other", None), ("drcn", 9)):
         for address in (server.rest, server.grpc):
-            connection = serving_client.connect(address, name, version)
+            connection = client.connect(address, name, version)
             with contextlib.closing(connection), pytest.raises(UserError, match=r"404|NOT_FOUND"):
-                serving_client.check_server(connection, retries=0)
+                client.check_server(connection, retries=0)
 
 
 @pytest.mark.parametrize("kind", ["gray", "gray and alpha", "RGB", "RGBA", "16 bit gray", "16 bit RGBA"])
@@ -129,7 +129,7 @@ def test_tiles_put_together_are_the_whole_image(connection, kind):
     whole = from_graph(images[kind])
     ticks = []
     # The model's halo is 6: 6 / 2 + 2 = 5 pixels of overlap are enough and 4 would not be.
-    tiled = serving_client.upscale(images[kind], connection.upscale, 16, 5, on_tile=lambda: ticks.append(1))
+    tiled = client.upscale(images[kind], connection.upscale, 16, 5, on_tile=lambda: ticks.append(1))
     assert (tiled.dtype, tiled.shape) == (whole.dtype, whole.shape)
     assert len(ticks) == 9
     # Sums in float32 may differ in their last bit where the tile's size does, so a value near a half may be
@@ -142,15 +142,15 @@ def test_tiles_put_together_are_the_whole_image(connection, kind):
 def test_many_at_once_each_get_their_own_answer(server):
     """Eight threads, both protocols, refusals in between."""
     sizes = [(9 + index, 30 - index) for index in range(20)]
-    connections = [serving_client.connect(address, "drcn") for address in (server.rest, server.grpc)]
+    connections = [client.connect(address, "drcn") for address in (server.rest, server.grpc)]
 
     def ask(index):
         if index % 5 == 4:
             with pytest.raises(UserError, match="not an image"):
                 connections[index % 2].upscale(b"nothing")
             return None
-        contents = serving_client.encode_png(photograph(*sizes[index]))
-        return serving_client.decode_png(connections[index % 2].upscale(contents)).shape
+        contents = client.encode_png(photograph(*sizes[index]))
+        return client.decode_png(connections[index % 2].upscale(contents)).shape
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, range(20)))
@@ -161,9 +161,9 @@ def test_many_at_once_each_get_their_own_answer(server):
 
 
 def test_refusals_are_one_sentence_and_not_tried_again(connection, monkeypatch):
-    monkeypatch.setattr(serving_client.time, "sleep", lambda _: pytest.fail("a refusal was tried again"))
-    large = serving_client.encode_png(np.zeros((65, 64), np.uint8))
-    png = serving_client.encode_png(photograph(20, 20))
+    monkeypatch.setattr(client.time, "sleep", lambda _: pytest.fail("a refusal was tried again"))
+    large = client.encode_png(np.zeros((65, 64), np.uint8))
+    png = client.encode_png(photograph(20, 20))
     for contents, sentence in (
         (b"", "not an image"),
         (b"GIF89a and so on", "not an image"),
@@ -172,23 +172,23 @@ def test_refusals_are_one_sentence_and_not_tried_again(connection, monkeypatch):
         (large, f"at most {MAX_PIXELS}"),
     ):
         with pytest.raises(UserError, match=sentence):
-            serving_client.retried(lambda contents=contents: connection.upscale(contents), retries=3)
-    assert serving_client.decode_png(connection.upscale(png)).shape == (40, 40, 3)
+            client.retried(lambda contents=contents: connection.upscale(contents), retries=3)
+    assert client.decode_png(connection.upscale(png)).shape == (40, 40, 3)
 
 
 def test_a_message_that_is_too_long(server):
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
     for address in (server.rest, server.grpc):
-        connection = serving_client.connect(address, "drcn", max_bytes=5_000)
+        connection = client.connect(address, "drcn", max_bytes=5_000)
         with contextlib.closing(connection), pytest.raises(UserError, match=r"too long.*--max_message_mb"):
-            connection.upscale(serving_client.encode_png(noise))
+            connection.upscale(client.encode_png(noise))
 
 
 def test_bytes_that_are_no_protocol_do_not_disturb_the_server(server, connection):
     for port in (server.rest_port, server.grpc_port):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
             raw.sendall(bytes(range(256)) * 40 + b"\r\n\r\n")
-    assert serving_client.decode_png(connection.upscale(serving_client.encode_png(photograph(5, 6)))).shape[:2] == (
+    assert client.decode_png(connection.upscale(client.encode_png(photograph(5, 6)))).shape[:2] == (
         10,
         12,
     )
@@ -203,14 +203,14 @@ def post(server, body):
 
 
 def test_rest_rows_and_columns(server):
-    pngs = [serving_client.encode_png(photograph(*size)) for size in ((3, 5), (6, 4))]
+    pngs = [client.encode_png(photograph(*size)) for size in ((3, 5), (6, 4))]
     encoded = [{"b64": base64.b64encode(png).decode()} for png in pngs]
     status, rows = post(server, {"signature_name": "upscale_image", "instances": encoded})
     assert (status, list(rows)) == (200, ["predictions"])
     status, columns = post(server, {"signature_name": "upscale_image", "inputs": {"image_bytes": encoded}})
     assert (status, list(columns)) == (200, ["outputs"])
     assert rows["predictions"] == columns["outputs"]
-    shapes = [serving_client.decode_png(base64.b64decode(row["b64"])).shape for row in rows["predictions"]]
+    shapes = [client.decode_png(base64.b64decode(row["b64"])).shape for row in rows["predictions"]]
     assert shapes == [(6, 10, 3), (12, 8, 3)]
     status, numbers = post(server, {"instances": np.full((1, 2, 3, 1), 0.5).tolist()})
     assert (status, np.shape(numbers["predictions"])) == (200, (1, 2, 3, 1))
@@ -260,15 +260,15 @@ def breaking_proxy(port, broken):
     def accept():
         with contextlib.suppress(OSError):
             while True:
-                client, _ = listener.accept()
-                taken.append(client)
+                accepted, _ = listener.accept()
+                taken.append(accepted)
                 if len(taken) <= broken:
-                    client.recv(1)
-                    client.close()
+                    accepted.recv(1)
+                    accepted.close()
                     continue
                 upstream = socket.create_connection(("127.0.0.1", port))
                 taken.append(upstream)
-                for pair in ((client, upstream), (upstream, client)):
+                for pair in ((accepted, upstream), (upstream, accepted)):
                     threading.Thread(target=pump, args=pair, daemon=True).start()
 
     thread = threading.Thread(target=accept, daemon=True)
@@ -284,13 +284,13 @@ def breaking_proxy(port, broken):
 
 
 def test_a_broken_connection_is_tried_again(server):
-    png = serving_client.encode_png(photograph(6, 7))
+    png = client.encode_png(photograph(6, 7))
     with breaking_proxy(server.rest_port, broken=2) as (port, taken):
-        connection = serving_client.connect(f"http://127.0.0.1:{port}", "drcn")
-        answer = serving_client.retried(lambda: connection.upscale(png), retries=3)
+        connection = client.connect(f"http://127.0.0.1:{port}", "drcn")
+        answer = client.retried(lambda: connection.upscale(png), retries=3)
         connection.close()
         assert len(taken) >= 3
-    assert serving_client.decode_png(answer).shape == (12, 14, 3)
+    assert client.decode_png(answer).shape == (12, 14, 3)
 
 
 def test_a_server_that_is_gone(tmp_path):
@@ -298,15 +298,17 @@ def test_a_server_that_is_gone(tmp_path):
     port = free_ports(1)[0]
     (tmp_path / "in").mkdir()
     Image.fromarray(photograph(4, 4)).save(tmp_path / "in" / "a.png")
-    done = client("--server", f"http://127.0.0.1:{port}", tmp_path / "in", "--output", tmp_path / "out", "--retries=1")
+    done = run_client(
+        "--server", f"http://127.0.0.1:{port}", tmp_path / "in", "--output", tmp_path / "out", "--retries=1"
+    )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "Connection refused. (tried 2 times)" in done.stderr
     assert not list((tmp_path / "out").iterdir())
 
 
-def client(*arguments):
-    command = [sys.executable, str(TOOLS / "serving_client.py"), *map(str, arguments)]
+def run_client(*arguments):
+    command = [sys.executable, "-m", "drcn_keras.client", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
 
 
@@ -316,16 +318,16 @@ def test_the_command_upscales_a_folder_and_goes_on_where_it_stopped(server, tmp_
     Image.fromarray(photograph(20, 30)).save(source / "one.png")
     Image.fromarray(photograph(12, 9)[..., 0]).save(source / "two.jpg")
     (source / "three.png").write_bytes(b"damaged")
-    first = client("--server", server.rest, source, "--output", output, "--tile=16")
+    first = run_client("--server", server.rest, source, "--output", output, "--tile=16")
     assert first.returncode == 1
     assert "three.png: " in first.stderr
     assert "1 of 3 images were not upscaled" in first.stderr.splitlines()[-1]
-    assert serving_client.decode_png((output / "one.png").read_bytes()).shape == (40, 60, 3)
-    assert serving_client.decode_png((output / "two.png").read_bytes()).shape == (24, 18)
+    assert client.decode_png((output / "one.png").read_bytes()).shape == (40, 60, 3)
+    assert client.decode_png((output / "two.png").read_bytes()).shape == (24, 18)
     assert sorted(os.listdir(output)) == ["one.png", "two.png"]
     (source / "three.png").unlink()
     before = (output / "one.png").stat().st_mtime_ns
-    again = client("--server", server.rest, source, "--output", output)
+    again = run_client("--server", server.rest, source, "--output", output)
     assert again.returncode == 0
     assert (output / "one.png").stat().st_mtime_ns == before
 
@@ -339,7 +341,7 @@ def test_the_command_upscales_a_folder_and_goes_on_where_it_stopped(server, tmp_
     ],
 )
 def test_wrong_arguments(arguments, sentence, tmp_path):
-    done = client(*arguments)
+    done = run_client(*arguments)
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1
     assert sentence in done.stderr
@@ -349,12 +351,12 @@ def test_two_images_with_one_result_are_refused(tmp_path):
     for name in ("a.png", "a.jpg"):
         Image.fromarray(photograph(4, 4)).save(tmp_path / name)
     with pytest.raises(UserError, match="would both become"):
-        serving_client.plan(str(tmp_path), str(tmp_path / "out"), overwrite=False)
+        client.plan(str(tmp_path), str(tmp_path / "out"), overwrite=False)
 
 
 def test_benchmark_counts_what_goes_wrong():
     """A server that answers one size wrongly and takes garbage for an image."""
-    good = serving_client.encode_png(np.zeros((4, 4), np.uint8))
+    good = client.encode_png(np.zeros((4, 4), np.uint8))
 
     class Wrong:
         def upscale(self, contents):
@@ -366,8 +368,8 @@ def test_benchmark_counts_what_goes_wrong():
 
 
 def test_benchmark_against_the_server(server):
-    connections = [serving_client.connect(address, "drcn") for address in (server.rest, server.grpc) * 2]
-    png = serving_client.encode_png(photograph(8, 8))
+    connections = [client.connect(address, "drcn") for address in (server.rest, server.grpc) * 2]
+    png = client.encode_png(photograph(8, 8))
     bad = benchmark_serving.damaged(png)
     result = benchmark_serving.benchmark(connections, [(png, (16, 16))] * 15, bad, server.process.pid)
     for connection in connections:
@@ -378,17 +380,17 @@ def test_benchmark_against_the_server(server):
 
 def test_a_server_that_is_killed(server):
     """One clear error over either protocol. The last test that needs a server: it ends it."""
-    png = serving_client.encode_png(photograph(8, 8))
+    png = client.encode_png(photograph(8, 8))
     with contextlib.ExitStack() as stack:
-        connections = [serving_client.connect(address, "drcn", timeout=20) for address in (server.rest, server.grpc)]
+        connections = [client.connect(address, "drcn", timeout=20) for address in (server.rest, server.grpc)]
         for connection in connections:
             stack.callback(connection.close)
             connection.upscale(png)
         server.process.kill()
         server.process.wait()
         for connection in connections:
-            with pytest.raises(serving_client.Gone, match="tried 2 times"):
-                serving_client.retried(lambda connection=connection: connection.upscale(png), retries=1)
+            with pytest.raises(client.Gone, match="tried 2 times"):
+                client.retried(lambda connection=connection: connection.upscale(png), retries=1)
 
 
 # === The kit for the real server ===

@@ -17,11 +17,9 @@ from PIL import Image
 from drcn_keras import errors
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 pytest.importorskip("matplotlib", reason="matplotlib draws the studies: pip install drcn_keras[report]")
 
-import study  # noqa: E402
-import trained  # noqa: E402
+from drcn_keras.reporting import measured, study  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +74,12 @@ def test_recursions_trains_alike_and_measures(crops, tmp_path, monkeypatch):
     assert int(second["parameters"]) - int(first["parameters"]) == 1
     assert first["epochs"] == second["epochs"] == "2"
     assert first["bicubic_psnr"] == second["bicubic_psnr"]
-    flags = [trained.card(str(tmp_path / "runs" / name / "best.keras"))["flags"] for name in RUNS]
+    flags = [measured.card(str(tmp_path / "runs" / name / "best.keras"))["flags"] for name in RUNS]
     different = {key for key in flags[0] if flags[0][key] != flags[1][key]}
     assert different == {"recursions", "model_dir"}
 
     card = json.loads((tmp_path / "recursions.json").read_text())
-    assert card["command"] == "python tools/study.py recursions '--data_dir=some images'"
+    assert card["command"] == "drcn-study recursions '--data_dir=some images'"
     assert card["caption"].startswith("F=2, trained alike on 1 image of crops: 2 epochs of 2 steps, batch 2")
     assert_drawn(tmp_path / "recursions.png")
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
@@ -149,9 +147,9 @@ def test_a_training_that_fails_ends_the_study_with_its_code(tmp_path, monkeypatc
 
 
 def test_names_of_models():
-    assert trained.label("mobile-x2") == "mobile-x2"
-    assert trained.label("runs/mobile_x3/best.keras") == "mobile_x3"
-    assert trained.label("some/where/night.keras") == "night"
+    assert measured.label("mobile-x2") == "mobile-x2"
+    assert measured.label("runs/mobile_x3/best.keras") == "mobile_x3"
+    assert measured.label("some/where/night.keras") == "night"
 
 
 def test_wrong_input_gets_one_line(crops, tmp_path):
@@ -164,9 +162,9 @@ def test_wrong_input_gets_one_line(crops, tmp_path):
         "go with ensemble and weights": ["weights", "--models=a.keras", f"--output={tmp_path}/o", "--filters=3"],
     }
     commands["received '1,x'"].append(f"--output={tmp_path}/o")
-    tool = str(ROOT / "tools" / "study.py")
+    tool = [sys.executable, "-m", "drcn_keras.reporting.study"]
     processes = {
-        expected: subprocess.Popen([sys.executable, tool, *arguments], stderr=subprocess.PIPE, text=True)
+        expected: subprocess.Popen([*tool, *arguments], stderr=subprocess.PIPE, text=True)
         for expected, arguments in commands.items()
     }
     for expected, process in processes.items():

@@ -10,13 +10,12 @@ import threading
 import time
 
 import numpy as np
-import serving_client
 import skimage
 from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
-from drcn_keras import errors
+from drcn_keras import client, errors
 from drcn_keras.errors import UserError
 
 _REFUSED = re.compile(r": (400|INVALID_ARGUMENT): ")
@@ -28,7 +27,7 @@ def benchmark(connections, good, bad, pid=None):
     """Sends every request once, through as many threads as connections.
 
     Args:
-        connections: list of `serving_client` connections, one per client.
+        connections: list of connections of `drcn_keras.client`, one per client.
         good: list of (PNG bytes, (height, width) of the answer).
         bad: list of bytes that the server must refuse.
         pid: of the server, to watch its memory, or None.
@@ -43,7 +42,7 @@ def benchmark(connections, good, bad, pid=None):
     total, latencies, wrong, memory = waiting.qsize(), [], [], []
     done = threading.Event()
 
-    def client(connection, bar):
+    def send_all(connection, bar):
         with contextlib.suppress(queue.Empty):
             while True:
                 contents, shape = waiting.get_nowait()
@@ -61,7 +60,7 @@ def benchmark(connections, good, bad, pid=None):
 
     start = time.perf_counter()
     with tqdm(total=total, unit="request") as bar:
-        threads = [threading.Thread(target=client, args=(connection, bar)) for connection in connections]
+        threads = [threading.Thread(target=send_all, args=(connection, bar)) for connection in connections]
         watcher = threading.Thread(target=watch, args=(bar,))
         for thread in [*threads, *([watcher] if pid else [])]:
             thread.start()
@@ -83,7 +82,7 @@ def _problem(connection, contents, shape):
         return None if shape is None and _REFUSED.search(str(error)) else str(error)
     if shape is None:
         return "bytes that are no image were answered without an error"
-    received = serving_client.decode_png(answer).shape[:2]
+    received = client.decode_png(answer).shape[:2]
     return None if received == shape else f"an answer of {received} where {shape} was expected"
 
 
@@ -97,7 +96,7 @@ def photographs(sizes):
     """PNG files cut from photographs that scikit-image ships, one of each (height, width)."""
     folder = os.path.join(os.path.dirname(skimage.__file__), "data")
     whole = np.asarray(Image.open(os.path.join(folder, "astronaut.png")))
-    return [serving_client.encode_png(whole[:height, :width]) for height, width in sizes]
+    return [client.encode_png(whole[:height, :width]) for height, width in sizes]
 
 
 def damaged(png):
@@ -157,16 +156,16 @@ def main(argv):
             pid, *servers = stack.enter_context(stand_in(settings.model_base_path))
         # Half of the clients on each protocol where both are given.
         connections = [
-            serving_client.connect(servers[index % len(servers)], settings.model_name, timeout=settings.timeout)
+            client.connect(servers[index % len(servers)], settings.model_name, timeout=settings.timeout)
             for index in range(settings.clients)
         ]
         for connection in connections:
             stack.callback(connection.close)
         for connection in connections[: len(servers)]:
-            serving_client.check_server(connection, retries=8)
+            client.check_server(connection, retries=8)
         files = photographs(_sizes(settings.sizes))
         # One by one before the clock starts: this also tells the scale.
-        shapes = [serving_client.decode_png(connections[0].upscale(file)).shape[:2] for file in files]
+        shapes = [client.decode_png(connections[0].upscale(file)).shape[:2] for file in files]
         bad = round(settings.bad_share * settings.requests)
         good = settings.requests - bad
         result = benchmark(

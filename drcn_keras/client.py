@@ -12,7 +12,6 @@ import json
 import os
 import random
 import sys
-import tempfile
 import threading
 import time
 from concurrent import futures
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from drcn_keras import errors
 from drcn_keras.errors import UserError
-from drcn_keras.image_files import list_images, pixels_of, read_pixels, write_pixels
+from drcn_keras.image_files import list_images, pixels_of, read_pixels, write_image, write_pixels
 
 SIGNATURE, INPUT, OUTPUT = "upscale_image", "image_bytes", "sr_png_bytes"
 # HTTP statuses that pass: too many requests, bad gateway, unavailable, gateway timeout.
@@ -325,21 +324,6 @@ def decode_png(contents):
         raise UserError(f"the server's answer is not a PNG that can be read: {error}") from error
 
 
-def write_png(path, pixels, icc_profile=None):
-    """Writes beside `path` and renames: the file is there complete or not at all."""
-    handle, temporary = tempfile.mkstemp(prefix=".partial-", dir=os.path.dirname(path) or ".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(encode_png(pixels, icc_profile))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def plan(source, output, overwrite):
     """What to upscale and where to.
 
@@ -388,7 +372,7 @@ def upscale_files(jobs, send, tile, overlap, connections):
             bar.set_postfix_str(os.path.basename(path))
             try:
                 pixels, icc_profile = read_pixels(path)
-                write_png(target, upscale(pixels, send, tile, overlap, connections, bar.update), icc_profile)
+                write_image(target, upscale(pixels, send, tile, overlap, connections, bar.update), icc_profile)
             except Gone:
                 raise
             except UserError as error:
@@ -431,7 +415,7 @@ def main(argv):
     print(f"{len(jobs)} upscaled into {settings.output}")
 
 
-if __name__ == "__main__":
+def define_flags():
     flags.DEFINE_string("server", "http://127.0.0.1:8501", "http://HOST:PORT for REST, grpc://HOST:PORT for gRPC")
     flags.DEFINE_string("model_name", "drcn", "the model's name on the server")
     flags.DEFINE_integer("version", None, "the model's version; the newest by default", lower_bound=1)
@@ -445,4 +429,13 @@ if __name__ == "__main__":
     flags.DEFINE_integer("retries", 5, "times to repeat what failed for a passing reason", lower_bound=0)
     flags.DEFINE_float("timeout", 60.0, "seconds to wait for one answer", lower_bound=0.001)
     flags.DEFINE_integer("max_message_mb", 64, "longest message, MiB", lower_bound=1, upper_bound=2047)
+
+
+def run():
+    """The command `drcn-serving-client`."""
+    define_flags()
     errors.run(main)
+
+
+if __name__ == "__main__":
+    run()

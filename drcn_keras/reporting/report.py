@@ -1,6 +1,6 @@
 """One HTML file that shows what models reach: tables, pictures, studies, learning curves; it needs no network.
 
-python tools/report.py --models=A.keras,B.keras --data_dir=Set5,Set14 --output=DIR
+drcn-report --models=A.keras,B.keras --data_dir=Set5,Set14 --output=DIR
 
 The page carries crops of the images in --data_dir: publish it only where those images may be published.
 """
@@ -20,8 +20,6 @@ import tempfile
 
 import jinja2
 import numpy as np
-import plots
-import trained
 from absl import flags
 from PIL import Image, ImageDraw
 from tqdm import tqdm
@@ -33,6 +31,7 @@ from drcn_keras.errors import UserError
 from drcn_keras.files import check_folder, write_atomically
 from drcn_keras.metrics import eight_bit
 from drcn_keras.published import complaints, published
+from drcn_keras.reporting import measured, plots
 from drcn_keras.settings import Settings
 
 FILE_NAME = "report.html"
@@ -67,7 +66,7 @@ def report(models, data_dirs, output, studies="", runs=(), command=""):
         models: list of files or preset names.
         data_dirs: folders of test images.
         output: folder, made when it is missing.
-        studies: folder that tools/study.py wrote to, or "".
+        studies: folder that drcn-study wrote to, or "".
         runs: folders of trainings, for their log.csv.
         command: what the page says it was made by.
 
@@ -111,11 +110,11 @@ def report(models, data_dirs, output, studies="", runs=(), command=""):
 
 
 def _measure(names, networks, data_dirs, folder):
-    """What `trained.measure` returns of every model, by data set and scale, with the place of the restored images."""
+    """What `measured.measure` returns of every model, by data set and scale, with the place of the restored images."""
     results = []
     for place, (model, name) in enumerate(names.items()):
         restored = os.path.join(folder, str(place))
-        for result in trained.measure(model, networks[name], data_dirs, restored):
+        for result in measured.measure(model, networks[name], data_dirs, restored):
             results.append({**result, "model": name, "restored": restored})
     return sorted(results, key=lambda result: (data_dirs.index(result["folder"]), result["scale"]))
 
@@ -124,7 +123,7 @@ def benchmark(results, families):
     """The benchmark table.
 
     Args:
-        results: list of dicts as `trained.measure` returns them.
+        results: list of dicts as `measured.measure` returns them.
         families: dict of a model's name to the column it belongs to.
 
     Returns:
@@ -317,7 +316,7 @@ def _studies(folder):
             files = {"image": _uri("image/png", picture.read()), "table": _uri("text/csv", table.read())}
         shown.append({"name": name, "title": title, "caption": card["caption"], "command": card["command"], **files})
     if not shown:
-        raise UserError(f"--studies: {folder} holds no study; tools/study.py writes them.")
+        raise UserError(f"--studies: {folder} holds no study; drcn-study writes them.")
     return shown
 
 
@@ -337,14 +336,14 @@ def _curve(run):
 
 def _model(model, name, network):
     """What the page says of a model."""
-    made = trained.card(model)
+    made = measured.card(model)
     text = (
         f"Scale {network.scale}, F={network.filters} filters, D={network.recursions} recursions, "
         f"{network.count_params():,} parameters."
     )
     if made:
         text += (
-            f" Trained on {trained.images(made)}; its best epoch, "
+            f" Trained on {measured.images(made)}; its best epoch, "
             f"{made['epoch']}, was reached after {made['minutes']:g} minutes on {made['machine']}, with "
             f"{made['val_psnr']:.2f} dB on {made['val_images']} validation images "
             f"(bicubic {made['val_bicubic_psnr']:.2f} dB)."
@@ -359,8 +358,8 @@ def _model(model, name, network):
 
 def _names(models):
     """A name for every model: its label, or the path where two would share it."""
-    labels = collections.Counter(trained.label(model) for model in models)
-    return {model: trained.label(model) if labels[trained.label(model)] == 1 else model for model in models}
+    labels = collections.Counter(measured.label(model) for model in models)
+    return {model: measured.label(model) if labels[measured.label(model)] == 1 else model for model in models}
 
 
 def _family(name):
@@ -404,7 +403,7 @@ def define_flags():
     flags.DEFINE_list("models", [], "trained models or preset names, separated by commas")
     flags.DEFINE_list("data_dir", [], "folders of test images, separated by commas")
     flags.DEFINE_string("output", "", f"folder for {FILE_NAME}")
-    flags.DEFINE_string("studies", "", "folder that tools/study.py wrote to")
+    flags.DEFINE_string("studies", "", "folder that drcn-study wrote to")
     flags.DEFINE_list("runs", [], "folders of trainings whose learning curves to show, separated by commas")
 
 
@@ -414,12 +413,17 @@ def main(argv):
     for name in ("models", "data_dir", "output"):
         if not values[name].value:
             raise UserError(f"--{name} is required.")
-    command = shlex.join(["python", "tools/report.py", *sys.argv[1:]])
+    command = shlex.join(["drcn-report", *sys.argv[1:]])
     path = report(values.models, values.data_dir, values.output, values.studies, values.runs, command)
     print(f"{path} written: open it in a browser")
 
 
-if __name__ == "__main__":
+def run():
+    """The command `drcn-report`."""
     prepare_tensorflow()
     define_flags()
     errors.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,8 +1,8 @@
 """The paper's studies on networks of any size: a plot, its numbers and the command that made them.
 
-python tools/study.py recursions --flagfile=FLAGS --train_dir=T91 --data_dir=Set5 --output=DIR
-python tools/study.py ensemble --models=A.keras,B.keras --data_dir=Set5 --output=DIR
-python tools/study.py weights --models=A.keras,B.keras --output=DIR
+drcn-study recursions --flagfile=FLAGS --train_dir=T91 --data_dir=Set5 --output=DIR
+drcn-study ensemble --models=A.keras,B.keras --data_dir=Set5 --output=DIR
+drcn-study weights --models=A.keras,B.keras --output=DIR
 
 Every flag of drcn_keras.train is a flag here too, for the networks that a study trains. Running a command again goes
 on with a training that was broken off.
@@ -20,8 +20,6 @@ import signal
 import subprocess
 import sys
 
-import plots
-import trained
 from absl import flags
 
 import drcn_keras
@@ -30,6 +28,7 @@ from drcn_keras.commands import prepare_tensorflow
 from drcn_keras.errors import UserError
 from drcn_keras.files import check_folder, write_atomically
 from drcn_keras.image_files import list_images
+from drcn_keras.reporting import measured, plots
 from drcn_keras.settings import Settings
 
 STUDIES = ("recursions", "ensemble", "weights")
@@ -54,8 +53,8 @@ def recursions(output, data_dirs, depths, training):
         run = os.path.join(output, "runs", f"recursions_{depth:02d}")
         print(f"[{index}/{len(depths)}] recursions = {depth}", file=sys.stderr)
         best = _train(run, [*training, f"--recursions={depth}"])
-        cards.append({**trained.card(best), "epochs": _epochs(run)})
-        for result in trained.measure(best, drcn_keras.load(best), data_dirs):
+        cards.append({**measured.card(best), "epochs": _epochs(run)})
+        for result in measured.measure(best, drcn_keras.load(best), data_dirs):
             rows.append(
                 {key: result[key] for key in ("dataset", "scale")}
                 | {"recursions": depth, "parameters": cards[-1]["parameters"]}
@@ -80,8 +79,8 @@ def ensemble(output, data_dirs, models):
     results, rows, sizes = [], [], []
     for name in models:
         model = drcn_keras.load(name)
-        sizes.append(trained.description(name, model))
-        results += trained.measure(name, model, data_dirs)
+        sizes.append(measured.description(name, model))
+        results += measured.measure(name, model, data_dirs)
     for result in results:
         same = {key: result[key] for key in ("model", "dataset", "scale")}
         for depth, psnr in enumerate(result["recursion_psnr"], start=1):
@@ -106,9 +105,9 @@ def weights(output, models):
     learned, sizes = [], []
     for name in models:
         model = drcn_keras.load(name)
-        sizes.append(trained.description(name, model))
+        sizes.append(measured.description(name, model))
         values = keras.ops.convert_to_numpy(model.ensemble_weights).tolist()
-        learned.append({"model": trained.label(name), "scale": model.scale, "weights": values})
+        learned.append({"model": measured.label(name), "scale": model.scale, "weights": values})
     rows = [
         {"model": entry["model"], "scale": entry["scale"], "recursion": depth, "weight": weight}
         for entry in learned
@@ -155,7 +154,7 @@ def _training(cards):
     steps = settings["steps_per_epoch"] or card["patches"] // settings["batch_size"]
     length = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
     return (
-        f"F={card['filters']}, trained alike on {trained.images(card)}: "
+        f"F={card['filters']}, trained alike on {measured.images(card)}: "
         f"{length} epochs of {steps} steps, batch {settings['batch_size']}, {settings['optimizer']}"
     )
 
@@ -172,7 +171,7 @@ def _write(output, name, figure, rows, caption):
     card = {
         "study": name,
         "caption": caption,
-        "command": shlex.join(["python", "tools/study.py", *sys.argv[1:]]),
+        "command": shlex.join(["drcn-study", *sys.argv[1:]]),
         "package_version": drcn_keras.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": datetime.date.today().isoformat(),
@@ -238,7 +237,12 @@ def _depths(texts):
     return sorted({int(text) for text in texts})
 
 
-if __name__ == "__main__":
+def run():
+    """The command `drcn-study`."""
     prepare_tensorflow()
     define_flags()
     errors.run(main)
+
+
+if __name__ == "__main__":
+    run()
