@@ -43,9 +43,10 @@ def evaluate(
 
     Returns:
         {"results": [{"dataset", "scale", "images": [{"name", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim"}],
-        "mean": {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "recursion_psnr"}}]}, one result per folder and
-        scale. PSNR in
-        dB; "psnr" is the ensemble's; "recursion_psnr" has that of every single y_d, none for "bicubic".
+        "mean": {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "recursion_psnr", "ensemble"}}]}, one result per
+        folder and scale. PSNR in dB; "psnr" is the ensemble's; "recursion_psnr" has that of every single y_d, those
+        that a thin ensemble leaves out too; "ensemble" lists the recursions d that it draws on. Both are empty for
+        "bicubic".
 
     Raises:
         UserError: a folder, the model or `scale` is wrong, no image can be measured, or an image is in the way.
@@ -66,12 +67,13 @@ def evaluate(
         restorer = _Restorer(model, tile, self_ensemble)
     targets = _targets(save_images, names, paths, scales, overwrite) if save_images else {}
 
+    used = [] if restorer is None else restorer.used
     results = []
     with tqdm(total=len(scales) * sum(map(len, paths)), unit="image", disable=not progress) as bar:
         for scale, (name, files) in itertools.product(scales, zip(names, paths, strict=True)):
             bar.set_description(f"{name} x{scale}")
             measured = [_measured(path, scale, restorer, targets.get((path, scale)), bar) for path in files]
-            results.append(_result(name, scale, [image for image in measured if image]))
+            results.append(_result(name, scale, [image for image in measured if image], used))
             if None in measured:
                 logging.warning("%s: %d of %d images skipped", name, measured.count(None), len(measured))
     for complaint in complaints(results):
@@ -147,11 +149,14 @@ class _Restorer:
     def __init__(self, model, tile, self_ensemble=False):
         import keras
 
+        from drcn_keras.inference import used_recursions
+
         self.channels = model.channels
         self.halo = model.halo
         # Few feature maps are alive at once: every recursion is reconstructed as soon as it is computed.
         self.tile = tile or default_tile(model, 8)
         self.weights = np.asarray(model.get_layer("ensemble").get_weights()[0], np.float64)
+        self.used = used_recursions(model)
         ilr = keras.Input((None, None, model.channels))
         self.network = restoring(compiled(keras.Model(ilr, model.reconstructions(ilr))), self_ensemble)
 
@@ -167,7 +172,9 @@ class _Restorer:
         if gray:
             # The gray of a gray original is what is measured, not the Y of an RGB image made of it.
             recursions = recursions.mean(axis=3)
-        return np.tensordot(self.weights, recursions, 1), recursions
+        # A recursion out of use has no say, not even as infinity times 0.
+        used = np.array(self.used) - 1
+        return np.tensordot(self.weights[used], recursions[used], 1), recursions
 
 
 def _in_color(sr, original, scale):
@@ -179,12 +186,13 @@ def _in_color(sr, original, scale):
     return eight_bit(sr)
 
 
-def _result(name, scale, images):
+def _result(name, scale, images, used):
     if not images:
         raise UserError(f"{name}: no image in this folder can be measured; see the warnings above.")
     recursions = [image.pop("recursions") for image in images]
     mean = {key: float(np.mean([image[key] for image in images])) for key in images[0] if key != "name"}
     mean["recursion_psnr"] = np.mean(recursions, axis=0).tolist()
+    mean["ensemble"] = used
     return {"dataset": name, "scale": scale, "images": images, "mean": mean}
 
 
@@ -201,9 +209,9 @@ def table(result, label):
     lines += [f"  {name:{width}}  {decibels:6.2f} dB  {similarity:.4f}" for name, decibels, similarity in rows]
     if mean["recursion_psnr"]:
         single = " ".join(f"{value:.2f}" for value in mean["recursion_psnr"])
-        lines.append(
-            f"  recursions 1 to {len(mean['recursion_psnr'])}: {single}; their ensemble: {mean['psnr']:.2f} dB"
-        )
+        count, used = len(mean["recursion_psnr"]), mean["ensemble"]
+        whose = "their ensemble" if len(used) == count else f"the ensemble of {', '.join(map(str, used))} alone"
+        lines.append(f"  recursions 1 to {count}: {single}; {whose}: {mean['psnr']:.2f} dB")
     return "\n".join(lines)
 
 

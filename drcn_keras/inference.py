@@ -4,6 +4,9 @@ The last convolution is linear, so the ensemble of D reconstructions is one reco
 feature map: sum_d w_d * (conv_b(r_d) + x) = conv_b(sum_d w_d * r_d) + (sum_d w_d) * x. With conv_b's bias b,
 conv_b(sum_d w_d * r_d) must carry sum_d w_d * b. Exact, and D - 1 convolutions fewer.
 
+The ensemble may be thin: a weight of exactly 0 costs nothing, its recursion is not reconstructed, and recursions
+after the last one in use are not computed.
+
 Enlargement and colour are here as convolutions, for graphs that take the low-resolution image itself. They are
 functions of tensors: they work on Keras symbols, in a tf.function and eagerly.
 """
@@ -21,6 +24,14 @@ def skip_gain(model):
     return float(np.sum(ops.convert_to_numpy(model.ensemble_weights)))
 
 
+def used_recursions(model):
+    """The recursions that the ensemble draws on: those whose weight is not exactly 0. A sorted list of 1 to D.
+
+    Where all weights are 0 it is [1], for a graph needs an output.
+    """
+    return [int(index) + 1 for index in np.flatnonzero(ops.convert_to_numpy(model.ensemble_weights))] or [1]
+
+
 def inference_model(model, residual=False, split_identity=False):
     """The folded twin of a DRCN.
 
@@ -34,9 +45,11 @@ def inference_model(model, residual=False, split_identity=False):
 
     Returns:
         A functional keras.Model: ilr float32 (batch, height, width, channels) -> sr (or residual) of the same shape,
-        equal to `model(ilr)` up to rounding. Its Conv2D layers have the names of the DRCN's.
+        equal to `model(ilr)` up to rounding. Its Conv2D layers have the names of the DRCN's; its ensemble layer has a
+        weight for each of `used_recursions(model)`.
     """
-    weights = ops.convert_to_numpy(model.ensemble_weights)
+    used = used_recursions(model)
+    weights = ops.convert_to_numpy(model.ensemble_weights)[np.array(used) - 1]
     total = skip_gain(model)
 
     def copy(name, **changes):
@@ -59,9 +72,10 @@ def inference_model(model, residual=False, split_identity=False):
     for layer in embedding:
         features = layer(features)
     residuals = []
-    for _ in range(model.recursions):
+    for recursion in range(1, used[-1] + 1):
         features = ops.relu(features + inference(features)) if split_identity else inference(features)
-        residuals.append(reconstruct(features))
+        if recursion in used:
+            residuals.append(reconstruct(features))
     outputs = project(weighting(residuals))
     if not residual:
         outputs = outputs + total * ilr

@@ -23,10 +23,12 @@ def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=Fal
 
     `factor`: the enlargement, one number or one for height and one for width. The rest as `drcn_keras.upscale`.
     """
+    from drcn_keras.inference import used_recursions
+
     largest = _largest_value(pixels)
     network = restoring(_network(model), self_ensemble)
-    # The folded graph holds every recursion's features until it sums them.
-    tile = default_tile(model, model.recursions + 2) if tile is None else tile
+    # The folded graph holds the features of every recursion in use until it sums them.
+    tile = default_tile(model, len(used_recursions(model)) + 2) if tile is None else tile
     source = pixels.reshape(*pixels.shape[:2], -1)
     height, width = (resized_side(side, along) for side, along in zip(source.shape, both(factor), strict=False))
     result = np.empty((height, width, source.shape[2]), pixels.dtype)

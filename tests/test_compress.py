@@ -31,10 +31,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 def workplace(tmp_path_factory):
     """A folder with a tiny model and four photographs."""
     folder = tmp_path_factory.mktemp("compress")
-    model = DRCN(recursions=2, filters=6, scale=2)
+    # A thin ensemble: its second reconstruction is the third recursion's, and the fourth is never computed.
+    model = DRCN(recursions=4, filters=6, scale=2)
     random = np.random.default_rng(0)
     for weight in model.trainable_weights:
         weight.assign(0.5 * ops.convert_to_numpy(weight) + random.normal(0, 0.03, weight.shape))
+    model.ensemble_weights.assign([0.6, 0.0, 0.5, 0.0])
     model.save(folder / "model.keras")
     (folder / "photos").mkdir()
     pixels = np.asarray(Image.open(pathlib.Path(skimage.data.__file__).parent / "astronaut.png"))
@@ -108,7 +110,7 @@ def test_without_a_learning_rate_nothing_changes(workplace, method):
     from drcn_keras.presets import load
 
     model = load(str(workplace / "model.keras"))
-    model.ensemble_weights.assign([0.3, 0.9])
+    model.ensemble_weights.assign([0.3, 0.0, 0.9, 0.0])
     ilr = np.random.default_rng(0).random((3, 64, 64, 1), np.float32)
     photos = [str(path) for path in sorted((workplace / "photos").iterdir())]
     settings = {"steps": 2, "learning_rate": 1e-12, "alpha_start": 0.0, "batch_size": 1, "patch_size": 24}

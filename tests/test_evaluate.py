@@ -15,6 +15,7 @@ from drcn_keras.errors import UserError
 from drcn_keras.evaluation import evaluate, table, to_json
 from drcn_keras.image import enlarge, luma, shrink
 from drcn_keras.image_files import read_image
+from drcn_keras.layers import CenteredIdentity
 from drcn_keras.metrics import measured_psnr
 from drcn_keras.published import PUBLISHED, complaints
 
@@ -68,7 +69,7 @@ def test_schema(random_drcn, originals):
     numbers = ["psnr", "ssim", "bicubic_psnr", "bicubic_ssim"]
     for image in result["images"]:
         assert list(image) == ["name", *numbers]
-    assert list(result["mean"]) == [*numbers, "recursion_psnr"]
+    assert list(result["mean"]) == [*numbers, "recursion_psnr", "ensemble"]
     assert len(result["mean"]["recursion_psnr"]) == 3
     for number in numbers:
         values = [image[number] for image in result["images"]]
@@ -169,7 +170,22 @@ def test_table_shows_bicubic_the_model_the_paper_and_recursions(random_drcn, ori
     assert "paper: DRCN" in text
     assert "31.85 dB  0.8942" in text
     assert "recursions 1 to 2: " in text
+    assert "their ensemble: " in text
     assert "mine" not in table(evaluate("bicubic", folder, 2)["results"][0], "bicubic")
+
+
+def test_a_thin_ensemble_is_measured_as_it_is_and_named(random_drcn, originals):
+    model = random_drcn(recursions=4)
+    model.ensemble_weights.assign([0.6, 0.0, 0.3, 0.0])
+    (result,) = evaluate(model, originals)["results"]
+    assert result["mean"]["ensemble"] == [1, 3]
+    assert len(result["mean"]["recursion_psnr"]) == 4
+    assert "the ensemble of 1, 3 alone: " in table(result, "mine")
+    # What is not in use has no say, whatever it holds: the fourth recursion overflows, the third does not.
+    kernel, bias = model.get_layer("inference").get_weights()
+    model.get_layer("inference").set_weights([1e11 * CenteredIdentity()(kernel.shape), 0 * bias])
+    assert not np.isfinite(ops.convert_to_numpy(model(np.ones((1, 9, 9, 1), np.float32)))).all()
+    assert np.isfinite(evaluate(model, originals)["results"][0]["mean"]["psnr"])
 
 
 # === Saved images, bad input ===

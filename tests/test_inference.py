@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from drcn_keras.inference import inference_model
+from drcn_keras.inference import inference_model, used_recursions
 
 # Keras 3.15 meets NumPy 2 inside convert_to_numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -22,6 +22,28 @@ def test_folded_equals_unfolded(random_drcn, channels, recursions, size):
     np.testing.assert_allclose(
         ops.convert_to_numpy(inference_model(model)(ilr)), ops.convert_to_numpy(model(ilr)), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("split_identity", [False, True])
+@pytest.mark.parametrize(
+    ("weights", "used", "inferences"),
+    [
+        ([0.5, 0, 0.2, 0, 0], [1, 3], 3),
+        ([0, 0, 0, 0, 1.1], [5], 5),
+        ([0.7, 0, 0, 0, 1e-30], [1, 5], 5),
+        ([0, 0, 0, 0, 0], [1], 1),
+    ],
+)
+def test_a_thin_ensemble_computes_what_it_uses(random_drcn, weights, used, inferences, split_identity):
+    model = random_drcn(recursions=5)
+    model.ensemble_weights.assign(weights)
+    ilr = np.random.default_rng(0).random((1, 9, 12, 1), np.float32)
+    thin = inference_model(model, split_identity=split_identity)
+    np.testing.assert_allclose(ops.convert_to_numpy(thin(ilr)), ops.convert_to_numpy(model(ilr)), atol=1e-5)
+    assert used_recursions(model) == used
+    calls = [node.operation.name for depth in thin._nodes_by_depth.values() for node in depth]
+    assert calls.count("inference") == inferences
+    assert calls.count("reconstruction_1") == len(used)
 
 
 def test_folding_copies_and_leaves_the_original_alone(random_drcn):

@@ -58,7 +58,8 @@ def compress(model, method, paths, representative, settings):
     if ranges:
         inside = ("embedding_1_", "embedding_2_", "inference_", "state_", "reconstruction_1_")
         request.update({f"range/{name}": np.array(r) for name, r in ranges.items() if name.startswith(inside)})
-    about = {name: getattr(model, name) for name in ("filters", "recursions", "channels", "scale")}
+    about = {name: getattr(model, name) for name in ("filters", "channels", "scale")}
+    about["used"] = inference.used_recursions(model)
     request["settings"] = np.array(json.dumps({**settings, **about, "method": method, "paths": list(paths)}))
     arrays = _run_twin(request)
     logging.info("the tf_keras twin equals the model to %.2g", arrays["difference"])
@@ -70,7 +71,7 @@ def _luma(model, network):
 
 
 def _weights(model, network):
-    arrays = {"ensemble": ops.convert_to_numpy(model.ensemble_weights)}
+    arrays = {"ensemble": ops.convert_to_numpy(model.ensemble_weights)[_used(model)]}
     for name in CONVOLUTIONS:
         arrays[f"{name}/kernel"], arrays[f"{name}/bias"] = network.get_layer(name).get_weights()
     # The folded network's last bias carries the ensemble's sum.
@@ -78,11 +79,16 @@ def _weights(model, network):
     return arrays
 
 
+def _used(model):
+    """Indices into the ensemble's weights."""
+    return np.array(inference.used_recursions(model)) - 1
+
+
 def _probe(model):
     ilr = np.random.default_rng(0).random((2, 24, 20, model.channels), np.float32)
     return {
         "probe": ilr,
-        "probe_stacked": ops.convert_to_numpy(model.reconstructions(ilr)),
+        "probe_stacked": ops.convert_to_numpy(model.reconstructions(ilr))[:, _used(model)],
         "probe_ensemble": ops.convert_to_numpy(model(ilr)),
     }
 
@@ -116,7 +122,9 @@ def _rebuilt(model, arrays):
     for name in CONVOLUTIONS:
         kernel = arrays[f"{name}/kernel"] + (identity if name == "inference" else 0.0)
         tuned.get_layer(name).set_weights([kernel, arrays[f"{name}/bias"]])
-    tuned.ensemble_weights.assign(arrays["ensemble"])
+    ensemble = np.zeros(model.recursions, np.float32)
+    ensemble[_used(model)] = arrays["ensemble"]
+    tuned.ensemble_weights.assign(ensemble)
     network = inference.inference_model(tuned, residual=True, split_identity=True)
     # Adding and taking away the identity rounds; the trained values are put back as they are.
     network.get_layer("inference").set_weights([arrays["inference/kernel"], arrays["inference/bias"]])

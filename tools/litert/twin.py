@@ -77,11 +77,12 @@ class Ensemble(tf_keras.layers.Layer):
         return tf.einsum("bdhwc,d->bhwc", inputs, self.recursion_weights)
 
 
-def build_twin(filters, recursions, channels, ranges):
-    """The training graph: ilr -> [D stacked reconstructions, ensemble]; the identity is out of the recursion.
+def build_twin(filters, channels, used, ranges):
+    """The training graph: ilr -> [stacked reconstructions, ensemble]; the identity is out of the recursion.
 
     Args:
-        filters, recursions, channels: of the DRCN.
+        filters, channels: of the DRCN.
+        used: the recursions that its ensemble draws on, sorted list of numbers from 1; only they are reconstructed.
         ranges: dict of tensor name to (low, high); tensors that are missing are not quantised.
 
     Returns:
@@ -100,11 +101,14 @@ def build_twin(filters, recursions, channels, ranges):
     inference = conv(filters, "inference")
     reconstruct, project = conv(filters, "reconstruction_1", "relu"), conv(channels, "reconstruction_2")
     outputs = []
-    for d in range(1, recursions + 1):
+    for d in range(1, used[-1] + 1):
         change = ranged(inference(features), f"inference_{d}")
         features = tf_keras.layers.Add(name=f"add_{d}")([features, change])
         features = ranged(tf_keras.layers.ReLU(name=f"relu_{d}")(features), f"state_{d}")
-        residual = project(ranged(reconstruct(features), f"reconstruction_1_{d}"))
+        if d not in used:
+            continue
+        # The exporter counts the reconstructions, not the recursions that they are of.
+        residual = project(ranged(reconstruct(features), f"reconstruction_1_{len(outputs) + 1}"))
         outputs.append(tf_keras.layers.Add(name=f"skip_{d}")([residual, ilr]))
     stacked = tf_keras.layers.Lambda(lambda images: tf.stack(images, axis=1), name="stack")(outputs)
     return tf_keras.Model(ilr, [stacked, Ensemble(name="ensemble")(stacked)])
@@ -263,8 +267,8 @@ def result(model, kernels):
 def main(request, target):
     arrays = dict(np.load(request, allow_pickle=False))
     settings = json.loads(str(arrays["settings"]))
-    shape = (settings["filters"], settings["recursions"], settings["channels"])
-    twin = build_twin(*shape, {})
+    shape = (settings["filters"], settings["channels"], settings["used"])
+    twin = build_twin(*shape, ranges={})
     load_weights(twin, arrays)
     difference = check_equality(twin, arrays)
     pairs = load_pairs(settings["paths"], settings["scale"], settings["channels"], settings["patch_size"])
