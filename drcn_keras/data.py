@@ -12,11 +12,13 @@ import numpy as np
 from absl import logging
 
 from drcn_keras.errors import UserError
-from drcn_keras.image import bicubic, enlarge, luma, mod_crop, shrink, turned
+from drcn_keras.image import as_scales, bicubic, enlarge, luma, mod_crop, shrink, turned
 from drcn_keras.image_files import list_images, read_image
 
-Pair = collections.namedtuple("Pair", ["path", "ilr", "hr"])
-Pair.__doc__ = "A file and two float32 arrays (height, width, channels) in [0, 1]: the ILR and the HR."
+Pair = collections.namedtuple("Pair", ["path", "ilr", "hr", "scale"])
+Pair.__doc__ = (
+    "A file, the ILR and the HR, float32 (height, width, channels) in [0, 1], and the enlargement of the ILR."
+)
 
 
 def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
@@ -24,13 +26,13 @@ def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
 
     Args:
         paths: image files.
-        scale: 2, 3 or 4.
+        scale: 2, 3 or 4, or several of them: each image is degraded for every one.
         channels: 1 for Y, 3 for RGB.
         min_side: pixels; an image with a shorter side (after mod-crop) is skipped with a warning.
         zooms: factors in (0, 1]; each image is also used bicubically shrunk by every one of them.
 
     Returns:
-        list of `Pair`, the zooms of one image side by side.
+        list of `Pair`, the zooms and scales of one image side by side.
 
     Raises:
         UserError: no image can be read and is large enough. Others that cannot be used are skipped with a warning.
@@ -49,18 +51,18 @@ def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
             image = luma(image)[..., None]
         elif image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=-1)
-        for zoom in zooms:
+        for zoom, factor in itertools.product(zooms, as_scales(scale)):
             original = image / 255.0
             if zoom != 1.0:
                 original = np.round(255.0 * np.clip(bicubic(original, zoom), 0.0, 1.0)) / 255.0
-            hr = mod_crop(original, scale)
-            if min(hr.shape[:2]) < max(min_side, scale):
+            hr = mod_crop(original, factor)
+            if min(hr.shape[:2]) < max(min_side, factor):
                 skipped += 1
                 size = f"{hr.shape[0]} x {hr.shape[1]}"
                 logging.warning("%s at zoom %g is %s, smaller than %d: skipped", path, zoom, size, min_side)
                 continue
-            ilr = enlarge(shrink(hr, scale), scale)
-            pairs.append(Pair(path, ilr.astype(np.float32), hr.astype(np.float32)))
+            ilr = enlarge(shrink(hr, factor), factor)
+            pairs.append(Pair(path, ilr.astype(np.float32), hr.astype(np.float32), factor))
     if not pairs:
         raise UserError(
             f"none of the {len(paths)} images can be used; expected photographs of {min_side} pixels or more each way."

@@ -18,7 +18,7 @@ from drcn_keras import errors
 from drcn_keras.commands import check_scales, check_tile, default_model, load_for, prepare_tensorflow, warn_skipped
 from drcn_keras.errors import UserError
 from drcn_keras.files import check_folder, write_atomically
-from drcn_keras.image import SCALES, enlarge, luma, mod_crop, rgb_to_ycbcr, shrink, ycbcr_to_rgb
+from drcn_keras.image import SCALES, as_scales, enlarge, luma, mod_crop, rgb_to_ycbcr, shrink, ycbcr_to_rgb
 from drcn_keras.image_files import list_images, read_image, write_image
 from drcn_keras.metrics import SSIM_WINDOW, comparable, eight_bit, psnr, ssim
 from drcn_keras.published import complaints, published
@@ -52,7 +52,7 @@ def evaluate(
         UserError: a folder, the model or `scale` is wrong, no image can be measured, or an image is in the way.
     """
     folders = [data_dir] if isinstance(data_dir, (str, os.PathLike)) else list(data_dir)
-    scales = () if scale is None else tuple(scale) if isinstance(scale, (list, tuple)) else (scale,)
+    scales = as_scales(scale)
     check_scales(scales)
     paths = [list_images(folder) for folder in folders]
     names = [os.path.basename(os.path.abspath(folder)) for folder in folders]

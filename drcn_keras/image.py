@@ -105,6 +105,13 @@ def bicubic(image, factor, window=(slice(None), slice(None))):
     return resized
 
 
+def as_scales(scale):
+    """One enlargement, several of them or None, as a tuple."""
+    if scale is None:
+        return ()
+    return tuple(scale) if isinstance(scale, (list, tuple)) else (scale,)
+
+
 def both(factor):
     """A factor for height and one for width, from one number or two."""
     return tuple(factor) if isinstance(factor, (tuple, list)) else (factor, factor)

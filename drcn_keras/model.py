@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from drcn_keras.distribute import DistributedModel
-from drcn_keras.image import SCALES
+from drcn_keras.image import SCALES, as_scales
 from drcn_keras.layers import CenteredIdentity, RecursionWeighting
 from drcn_keras.losses import drcn_loss, weight_decay
 
@@ -48,7 +48,7 @@ class DRCN(DistributedModel):
         _check("recursions", recursions, type(recursions) is int and recursions >= 1, "a whole number >= 1")
         _check("filters", filters, type(filters) is int and filters >= 1, "a whole number >= 1")
         _check("channels", channels, type(channels) is int and channels in (1, 3), "1 (luma) or 3 (RGB)")
-        scales = tuple(scale) if isinstance(scale, (list, tuple)) else (scale,)
+        scales = as_scales(scale)
         _check("scale", scale, _are_scales(scales), "2, 3 or 4, or several of them, ascending")
         _check("beta", beta, beta >= 0, "a number >= 0")
         # A model is float32 at its ends whatever its inside computes in.

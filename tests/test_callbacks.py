@@ -156,7 +156,7 @@ def test_validation_keeps_the_first_of_equals_and_measures_the_ensemble(model):
     hr = np.full((8, 8, 1), 51 / 255, "float32")
     saved = []
     validation = callbacks.Validation(
-        [Pair("a", hr, hr)], every=2, epochs=5, save_best=lambda model, logs, epoch: saved.append(epoch)
+        [Pair("a", hr, hr, 2)], every=2, epochs=5, save_best=lambda model, logs, epoch: saved.append(epoch)
     )
     attached(validation, model)
     seen = []

@@ -13,7 +13,7 @@ from drcn_keras.image import enlarge, shrink
 def numbered(height, width):
     """A pair whose every pixel is told apart; HR is ILR + 0.5."""
     ilr = np.arange(height * width, dtype="float32").reshape(height, width, 1)
-    return Pair("numbered", ilr, ilr + 0.5)
+    return Pair("numbered", ilr, ilr + 0.5, 2)
 
 
 def corners(stream, steps):
@@ -135,3 +135,14 @@ def test_holdout_takes_evenly_spread_images_and_leaves_the_rest():
     for count in (0, 10, 11):
         with pytest.raises(UserError, match=f"cannot hold out {count} of 10"):
             data.split_holdout(list("abcdefghij"), count)
+
+
+def test_every_photograph_is_degraded_for_every_scale(photographs):
+    path = str(photographs / "a.png")
+    pairs = data.load_pairs([path], scale=(2, 3, 4))
+    assert [pair.scale for pair in pairs] == [2, 3, 4]
+    for pair in pairs:
+        alone = data.load_pairs([path], scale=pair.scale)[0]
+        assert np.array_equal(pair.ilr, alone.ilr)
+        assert np.array_equal(pair.hr, alone.hr)
+        assert all(side % pair.scale == 0 for side in pair.hr.shape[:2])
