@@ -13,10 +13,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 TOOLS = ROOT / "tools"
 sys.path.insert(0, str(TOOLS))
 
-import export_saved_model  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from tensorflow.core.protobuf import saved_model_pb2  # noqa: E402
 
+from drcn_keras.export import saved_model  # noqa: E402
 from drcn_keras.model import DRCN  # noqa: E402
 
 # Small enough that images of tens of pixels are several tiles and too many pixels soon reached.
@@ -41,9 +41,7 @@ def exported():
     model = small_model()
     folder = tempfile.TemporaryDirectory(prefix="drcn-saved-model-")
     exported.folder = folder  # Removed with the process.
-    path = export_saved_model.export(
-        model, folder.name, max_pixels=MAX_PIXELS, tile=TILE, warmup_sizes=((8, 8), (12, 20))
-    )
+    path = saved_model.export(model, folder.name, max_pixels=MAX_PIXELS, tile=TILE, warmup_sizes=((8, 8), (12, 20)))
     return model, pathlib.Path(path)
 
 

@@ -22,7 +22,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import compress  # noqa: E402
-from litert import flatbuffer  # noqa: E402
+
+from drcn_keras.export import flatbuffer  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

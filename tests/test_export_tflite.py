@@ -21,12 +21,12 @@ from drcn_keras.model import DRCN
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
 
+from drcn_keras.export import flatbuffer, quantize, runner, samples, tflite, tune
+from drcn_keras.export.exporter import Exporter
+from drcn_keras.export.manifest import sha256, sha256_of_file
+from drcn_keras.export.pipeline import Pipeline, to_tflite
+
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-import export_tflite  # noqa: E402
-from litert import check, flatbuffer, graph, quantize, tune  # noqa: E402
-
 pytestmark = [
     # Keras 3.15 and LiteRT's quantizer meet NumPy 2.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -72,13 +72,13 @@ def exported(tmp_path_factory, photos):
     folder = tmp_path_factory.mktemp("export")
     model = tiny_model()
     model.save(folder / "model.keras")
-    exporter = export_tflite.Exporter(model, str(folder / "model.keras"), 24, 20, representative_dir=str(photos))
-    manifests = export_tflite.export(exporter, str(folder), ["luma", "rgb"], quantize.MODES, test_dir=str(photos))
+    exporter = Exporter(model, str(folder / "model.keras"), 24, 20, representative_dir=str(photos))
+    manifests = tflite.export(exporter, str(folder), ["luma", "rgb"], quantize.MODES, test_dir=str(photos))
     return model, folder, {(manifest["pipeline"], manifest["mode"]): manifest for manifest in manifests}
 
 
 @pytest.mark.parametrize("mode", quantize.MODES)
-@pytest.mark.parametrize("pipeline", export_tflite.PIPELINES)
+@pytest.mark.parametrize("pipeline", tflite.PIPELINES)
 def test_operators_are_on_the_allow_list(exported, pipeline, mode):
     _, folder, manifests = exported
     content = (folder / manifests[pipeline, mode]["model"]["file"]).read_bytes()
@@ -114,7 +114,7 @@ def test_rgb_file_equals_upscale_within_one_step(exported):
 
 def test_heavy_convolutions_compute_in_integers(exported):
     _, _, manifests = exported
-    for pipeline in export_tflite.PIPELINES:
+    for pipeline in tflite.PIPELINES:
         for mode in quantize.CALIBRATED:
             # embedding_2, two recursions and their reconstructions; each recursion's sum.
             assert manifests[pipeline, mode]["integer_operators"] == {"ADD": 2, "CONV_2D": 5}
@@ -136,7 +136,7 @@ def test_kernels_are_stored_once_in_8_bit(exported, mode):
         assert kernels[f"{name}/kernel"].dtype == np.int8
 
 
-@pytest.mark.parametrize("pipeline", export_tflite.PIPELINES)
+@pytest.mark.parametrize("pipeline", tflite.PIPELINES)
 def test_float16_weights_and_biases_are_all_expanded_ahead_of_the_network(exported, pipeline):
     # LiteRT 1.4 keeps a convolution out of XNNPACK when its bias alone is float32.
     _, folder, manifests = exported
@@ -171,13 +171,13 @@ def test_float16_weights_and_biases_are_all_expanded_ahead_of_the_network(export
 def test_float16_keeps_what_shares_a_buffer():
     model = tiny_model(recursions=1, filters=4)
     network = inference.inference_model(model, residual=True)
-    tree = flatbuffer.read(graph.to_tflite(graph.Pipeline(model, "luma", network), 16, 16))
+    tree = flatbuffer.read(to_tflite(Pipeline(model, "luma", network), 16, 16))
     tensors = {tensor.name: tensor for tensor in tree.subgraphs[0].tensors}
     # As a converter that finds equal constants leaves them.
     tensors[b"inference/bias"].buffer = tensors[b"embedding_1/bias"].buffer
     content = flatbuffer.write(tree)
     ilr = np.random.default_rng(0).random((16, 16, 1), np.float32)
-    np.testing.assert_allclose(check.Runner(flatbuffer.halved(content))(ilr), check.Runner(content)(ilr), atol=2e-3)
+    np.testing.assert_allclose(runner.Runner(flatbuffer.halved(content))(ilr), runner.Runner(content)(ilr), atol=2e-3)
 
 
 def test_float16_of_an_rgb_file_works_in_float32_around_the_network(exported):
@@ -197,8 +197,8 @@ def test_manifest_describes_the_files(exported):
         assert json.loads((folder / f"{stem}.json").read_text()) == manifest
         content = (folder / f"{stem}.tflite").read_bytes()
         assert manifest["model"]["bytes"] == len(content)
-        assert manifest["model"]["sha256"] == export_tflite._sha256(content)
-        assert manifest["golden"]["sha256"] == export_tflite._sha256((folder / f"{stem}.npz").read_bytes())
+        assert manifest["model"]["sha256"] == sha256(content)
+        assert manifest["golden"]["sha256"] == sha256((folder / f"{stem}.npz").read_bytes())
         assert manifest["parameters"] == model.count_params()
         assert manifest["halo"] == 6
         assert manifest["lr_halo"] == 5
@@ -215,13 +215,13 @@ def test_manifest_describes_the_files(exported):
 def test_check_runs_without_tensorflow_and_sees_a_wrong_file(exported, tmp_path):
     _, folder, _ = exported
     model, golden = folder / "drcn_x2_luma_int8.tflite", folder / "drcn_x2_luma_int8.npz"
-    done = subprocess.run([sys.executable, check.__file__, model, golden], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, runner.__file__, model, golden], capture_output=True, text=True)
     assert done.returncode == 0
     assert json.loads(done.stdout)["tensorflow"] is False
     arrays = dict(np.load(golden))
     arrays["outputs"] = arrays["outputs"] + 0.01
     np.savez(tmp_path / "wrong.npz", **arrays)
-    done = subprocess.run([sys.executable, check.__file__, model, tmp_path / "wrong.npz"], capture_output=True)
+    done = subprocess.run([sys.executable, runner.__file__, model, tmp_path / "wrong.npz"], capture_output=True)
     assert done.returncode == 1
 
 
@@ -229,7 +229,7 @@ def test_size_grows_by_the_operator_table_alone():
     def sizes(recursions, filters):
         model = tiny_model(recursions, filters)
         network = inference.inference_model(model, residual=True, split_identity=True)
-        content = graph.to_tflite(graph.Pipeline(model, "luma", network), 16, 16)
+        content = to_tflite(Pipeline(model, "luma", network), 16, 16)
         images = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
         ranges = quantize.calibrated_ranges(content, images, "int8")
         smaller = [quantize.quantized(content, mode, ranges) for mode in ("float16", "int8")]
@@ -245,8 +245,8 @@ def test_size_grows_by_the_operator_table_alone():
 def test_dynamic_shape_and_float_ends(tmp_path):
     model = tiny_model(recursions=1, filters=4)
     network = inference.inference_model(model, residual=True)
-    content = graph.to_tflite(graph.Pipeline(model, "rgb", network, "float32"), None, None)
-    run = check.Runner(content)
+    content = to_tflite(Pipeline(model, "rgb", network, "float32"), None, None)
+    run = runner.Runner(content)
     for size in ((1, 1), (7, 12)):
         lr = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
         sr = run(lr.astype(np.float32))
@@ -257,7 +257,7 @@ def test_dynamic_shape_and_float_ends(tmp_path):
 def test_rgb_of_a_three_channel_model():
     model = tiny_model(recursions=1, filters=4, channels=3)
     network = inference.inference_model(model, residual=True)
-    run = check.Runner(graph.to_tflite(graph.Pipeline(model, "rgb", network), 6, 5))
+    run = runner.Runner(to_tflite(Pipeline(model, "rgb", network), 6, 5))
     lr = np.random.default_rng(1).integers(0, 256, (6, 5, 3), np.uint8)
     assert np.max(np.abs(run(lr).astype(int) - drcn_keras.upscale(lr, model))) <= 1
 
@@ -270,10 +270,10 @@ def test_equalized_is_the_same_function():
     strength = np.geomspace(0.01, 1.0, 8).astype(np.float32)
     network.get_layer("embedding_2").set_weights([kernel * strength, bias * strength])
     images = np.random.default_rng(0).random((3, 16, 16, 1), np.float32)
-    content = graph.to_tflite(graph.Pipeline(model, "luma", network), 8, 8)
+    content = to_tflite(Pipeline(model, "luma", network), 8, 8)
     twin = tune.equalized(network, quantize.observe(content, images))
     np.testing.assert_allclose(twin(images), network(images), atol=2e-6)
-    after = quantize.observe(graph.to_tflite(graph.Pipeline(model, "luma", twin), 8, 8), images)
+    after = quantize.observe(to_tflite(Pipeline(model, "luma", twin), 8, 8), images)
     # The strongest channel is allowed 1 / 0.3 times the weakest at most, unless it was more than that stronger still.
     before = _spread(quantize.observe(content, images))
     assert before > 4.0
@@ -310,7 +310,7 @@ def test_best_range_cuts_an_outlier():
 
 
 def test_representative_set_holds_flat_and_saturated_patches(photos):
-    patches = export_tflite.representative_patches(str(photos), 2, 1)
+    patches = samples.representative_patches(str(photos), 2, 1)
     assert patches.shape[1:] == (64, 64, 1)
     flat = [patch.flat[0] for patch in patches if np.ptp(patch) == 0]
     assert flat == [0.0, 0.5, 1.0]
@@ -328,12 +328,12 @@ def _run_main(monkeypatch, capsys, *arguments):
     from absl import flags
 
     values = flags.FlagValues()
-    monkeypatch.setattr(export_tflite.flags, "FLAGS", values)
+    monkeypatch.setattr(tflite.flags, "FLAGS", values)
     flags.DEFINE_integer("verbosity", -1, "absl's", flag_values=values)
-    export_tflite.define_flags(values)
+    tflite.define_flags(values)
     values(["export_tflite", *arguments])
     try:
-        export_tflite.main(["export_tflite"])
+        tflite.main(["export_tflite"])
     except UserError as error:
         return str(error)
     return None
@@ -344,7 +344,7 @@ def test_a_preset_is_named_in_the_manifest(monkeypatch, capsys, tmp_path):
     assert _run_main(monkeypatch, capsys, *arguments) is None
     manifest = json.loads((tmp_path / "drcn_x2_luma_float16.json").read_text())
     weights = pathlib.Path(drcn_keras.__file__).parent / "weights" / "mobile-x2.keras"
-    assert manifest["source"] == {"model": "mobile-x2.keras", "sha256": export_tflite.sha256_of_file(weights)}
+    assert manifest["source"] == {"model": "mobile-x2.keras", "sha256": sha256_of_file(weights)}
 
 
 def test_refusals(monkeypatch, capsys, model_file, photos, tmp_path):
@@ -389,11 +389,11 @@ def test_a_model_with_nan_is_one_line(tmp_path):
 
 def test_a_failed_check_leaves_nothing(monkeypatch, model_file, tmp_path):
     model = drcn_keras.load(model_file)
-    exporter = export_tflite.Exporter(model, model_file, 24, 20)
+    exporter = Exporter(model, model_file, 24, 20)
     wrong = inference.inference_model(tiny_model(recursions=2, filters=8), residual=True, split_identity=True)
     layer = wrong.get_layer("reconstruction_2")
     layer.set_weights([2.0 * layer.get_weights()[0], layer.get_weights()[1]])
     exporter.network = wrong
     with pytest.raises(UserError, match="against the float model"):
-        export_tflite.export(exporter, str(tmp_path / "out"), ["luma"], ["float32"])
+        tflite.export(exporter, str(tmp_path / "out"), ["luma"], ["float32"])
     assert os.listdir(tmp_path / "out") == []

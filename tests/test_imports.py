@@ -38,7 +38,25 @@ ORDER = [
     "client",
 ]
 # What the modules above never import, and what each of these packages needs of the others.
-APART = {"reporting": set()}
+APART = {"export": set(), "reporting": set()}
+# The package that writes models for others.
+EXPORT_ORDER = [
+    "runner",
+    "flatbuffer",
+    "quantize",
+    "pipeline",
+    "tune",
+    "samples",
+    "fidelity",
+    "manifest",
+    "exporter",
+    "tflite",
+    "server_images",
+    "server_graph",
+    "warmup",
+    "saved_model",
+]
+EXPORT = ROOT / "drcn_keras" / "export"
 
 
 def imported(path):
@@ -52,18 +70,29 @@ def imported(path):
     return names
 
 
-def package_modules(path):
-    return {name.split(".")[1] for name in imported(path) if name.startswith("drcn_keras.")} & set(ORDER)
+def modules(path, package, known):
+    """Those of a package's modules that a file imports."""
+    parts = [
+        name.removeprefix(f"{package}.").split(".")[0] for name in imported(path) if name.startswith(f"{package}.")
+    ]
+    return set(parts) & set(known)
 
 
-def test_every_module_has_its_place():
-    assert {path.stem for path in (ROOT / "drcn_keras").glob("*.py")} - {"__init__"} == set(ORDER)
+@pytest.mark.parametrize(("folder", "order"), [(EXPORT.parent, ORDER), (EXPORT, EXPORT_ORDER)])
+def test_every_module_has_its_place(folder, order):
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(order)
 
 
 @pytest.mark.parametrize("module", ORDER)
 def test_imports_run_downward(module):
     above = set(ORDER[ORDER.index(module) :])
-    assert not package_modules(ROOT / "drcn_keras" / f"{module}.py") & above
+    assert not modules(EXPORT.parent / f"{module}.py", "drcn_keras", ORDER) & above
+
+
+@pytest.mark.parametrize("module", EXPORT_ORDER)
+def test_imports_of_export_run_downward(module):
+    above = set(EXPORT_ORDER[EXPORT_ORDER.index(module) :])
+    assert not modules(EXPORT / f"{module}.py", "drcn_keras.export", EXPORT_ORDER) & above
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "drcn_keras").rglob("*.py")), ids=lambda path: path.stem)

@@ -15,10 +15,8 @@ pytest.importorskip("tensorflow_serving", reason="the warm-up records need `pip 
 from serving_kit import MAX_PIXELS, exported, graph_of, run_in_c, small_model  # noqa: E402 It finds the tools.
 
 # isort: split
-import export_saved_model  # noqa: E402
 import skimage  # noqa: E402
 from PIL import Image  # noqa: E402
-from serving import graph, warmup  # noqa: E402
 
 import drcn_keras  # noqa: E402
 from drcn_keras import (  # noqa: E402
@@ -27,6 +25,7 @@ from drcn_keras import (  # noqa: E402
     inference,
 )
 from drcn_keras.errors import UserError  # noqa: E402
+from drcn_keras.export import saved_model, server_graph, server_images, warmup  # noqa: E402
 
 PHOTOGRAPHS = pathlib.Path(skimage.__file__).parent / "data"
 # Operations of TensorFlow 2.12 or older, most of them of 1.x: arithmetic, shapes and control flow; the network; files
@@ -203,13 +202,13 @@ def test_a_wrong_warmup_record_is_caught(loaded, tmp_path, signature, inputs):
 @pytest.fixture
 def quick_export(monkeypatch):
     """An export of `serving_default` alone, for what does not depend on the signatures."""
-    whole = graph.Upscaler.signatures
-    monkeypatch.setattr(graph.Upscaler, "signatures", lambda self: {"serving_default": whole(self)["serving_default"]})
-    ilr = np.zeros((1, 4, 4, 1), np.float32)
+    whole = server_graph.Upscaler.signatures
     monkeypatch.setattr(
-        export_saved_model, "warmup_requests", lambda source, sizes: [("serving_default", {"ilr": ilr})]
+        server_graph.Upscaler, "signatures", lambda self: {"serving_default": whole(self)["serving_default"]}
     )
-    return lambda output, **arguments: export_saved_model.export(small_model(recursions=1), str(output), **arguments)
+    ilr = np.zeros((1, 4, 4, 1), np.float32)
+    monkeypatch.setattr(saved_model, "warmup_requests", lambda source, sizes: [("serving_default", {"ilr": ilr})])
+    return lambda output, **arguments: saved_model.export(small_model(recursions=1), str(output), **arguments)
 
 
 def test_versions_count_up_and_are_never_replaced(quick_export, tmp_path):
@@ -223,7 +222,7 @@ def test_versions_count_up_and_are_never_replaced(quick_export, tmp_path):
 
 def test_a_wrong_record_fails_the_export_and_leaves_nothing(quick_export, monkeypatch, tmp_path):
     wrong = [("serving_default", {"ilr": np.zeros((1, 0, 4, 1), np.float32)})]
-    monkeypatch.setattr(export_saved_model, "warmup_requests", lambda source, sizes: wrong)
+    monkeypatch.setattr(saved_model, "warmup_requests", lambda source, sizes: wrong)
     with pytest.raises(UserError, match="would not load this version"):
         quick_export(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -307,27 +306,27 @@ FILES = {
 def test_files_decode_as_the_package_decodes_them(kind, tmp_path):
     (tmp_path / "file").write_bytes(FILES[kind])
     expected, _ = image_files.read_pixels(str(tmp_path / "file"))
-    rgba, gray, alpha, deep = (part.numpy() for part in graph._decode(tf.constant(FILES[kind])))
+    rgba, gray, alpha, deep = (part.numpy() for part in server_images.decode(tf.constant(FILES[kind])))
     planes = ([0] if gray else [0, 1, 2]) + ([3] if alpha else [])
     assert np.array_equal(rgba[..., planes], expected.reshape(*expected.shape[:2], -1))
     assert deep == (expected.dtype == np.uint16)
-    assert graph._pixels_declared(tf.constant(FILES[kind])) == expected.shape[0] * expected.shape[1]
+    assert server_images.pixels_declared(tf.constant(FILES[kind])) == expected.shape[0] * expected.shape[1]
 
 
 def test_a_bomb_is_refused_by_its_header():
     header = bytearray(as_png(noise("u1", 2, 2)))
     header[16:24] = (2**31 - 1).to_bytes(4, "big") * 2
-    assert int(graph._pixels_declared(tf.constant(bytes(header)))) == (2**31 - 1) ** 2
+    assert int(server_images.pixels_declared(tf.constant(bytes(header)))) == (2**31 - 1) ** 2
     header[16:24] = b"\xff" * 8
     with pytest.raises(tf.errors.InvalidArgumentError, match="out of range"):
-        graph._pixels_declared(tf.constant(bytes(header)))
+        server_images.pixels_declared(tf.constant(bytes(header)))
 
 
 def test_cmyk_is_refused_with_a_sentence():
     file = io.BytesIO()
     Image.fromarray(photograph(8, 8)).convert("CMYK").save(file, "JPEG")
     with pytest.raises(tf.errors.InvalidArgumentError, match="CMYK"):
-        graph._pixels_declared(tf.constant(file.getvalue()))
+        server_images.pixels_declared(tf.constant(file.getvalue()))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -337,6 +336,6 @@ def test_bicubic_has_the_bits_of_the_package(scale, shape):
     lr = noise("u1", *shape, 2) / 255.0
     expected = image.enlarge(lr, scale)
     window = slice(shape[0] // 3, shape[0] * scale), slice(shape[1] // 2, shape[1] * scale - 1)
-    rows, columns = (graph._contributions(*given, scale) for given in zip(shape, window, strict=True))
-    part, rows, columns = graph._crop(tf.constant(lr[None]), rows, columns)
-    assert np.array_equal(graph._resize(part, rows, columns)[0], expected[window])
+    rows, columns = (server_images.contributions(*given, scale) for given in zip(shape, window, strict=True))
+    part, rows, columns = server_images.crop(tf.constant(lr[None]), rows, columns)
+    assert np.array_equal(server_images.resize(part, rows, columns)[0], expected[window])

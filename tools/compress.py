@@ -12,15 +12,16 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import export_tflite
 import numpy as np
 from absl import flags, logging
 from keras import ops
-from litert import flatbuffer, graph, quantize, tune
 
 from drcn_keras import errors, inference
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
+from drcn_keras.export import flatbuffer, quantize, tflite, tune
+from drcn_keras.export.exporter import Exporter
+from drcn_keras.export.pipeline import Pipeline, to_tflite
 from drcn_keras.layers import CenteredIdentity
 from drcn_keras.model import DRCN
 from drcn_keras.presets import load, path_of
@@ -67,7 +68,7 @@ def compress(model, method, paths, representative, settings):
 
 
 def _luma(model, network):
-    return graph.to_tflite(graph.Pipeline(model, "luma", network), 16, 16)
+    return to_tflite(Pipeline(model, "luma", network), 16, 16)
 
 
 def _weights(model, network):
@@ -94,9 +95,9 @@ def _probe(model):
 
 
 def _run_twin(request):
-    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "litert", "twin.py")
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compress_twin.py")
     root = os.path.dirname(os.path.dirname(script))
-    path = os.pathsep.join([os.path.dirname(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = os.path.join(folder, "request.npz"), os.path.join(folder, "result.npz")
         np.savez(asked, **request)
@@ -194,19 +195,19 @@ def main(argv):
     if not settings["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
     method = settings.method
-    modes = export_tflite.known(
+    modes = tflite.known(
         "mode", settings.mode or (["int8"] if "qat" in method else ["float32", "int8"]), quantize.MODES
     )
-    pipelines = export_tflite.known("pipeline", settings.pipeline, export_tflite.PIPELINES)
+    pipelines = tflite.known("pipeline", settings.pipeline, tflite.PIPELINES)
     source = path_of(settings.model)
     model = load(source)
     training = {name: settings[name].value for name in _TRAINING}
     common = {"height": settings.lr_height, "width": settings.lr_width, "representative_dir": settings.train_dir[0]}
     label = method.replace("+", "-")
-    first = export_tflite.Exporter(model, source, label=label, **common)
-    export_tflite.refuse_existing(first, settings.output, pipelines, modes, settings.overwrite)
+    first = Exporter(model, source, label=label, **common)
+    tflite.refuse_existing(first, settings.output, pipelines, modes, settings.overwrite)
     tuned, network, ranges = compress(model, method, list_folders(settings.train_dir), first.representative(), training)
-    exporter = export_tflite.Exporter(
+    exporter = Exporter(
         tuned, source, label=label, network=network, ranges=ranges, tuning=False, baseline=model, **common
     )
 
@@ -215,7 +216,7 @@ def main(argv):
         check_findings(found, method, training, mode)
         return {**found, "compression": {"method": method, **training}}
 
-    manifests = export_tflite.export(
+    manifests = tflite.export(
         exporter, settings.output, pipelines, modes, settings.test_dir, settings.overwrite, inspect
     )
     for manifest in manifests:

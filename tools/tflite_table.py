@@ -11,14 +11,15 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import compress
-import export_tflite
 import numpy as np
 from absl import flags, logging
-from litert import check
 
 from drcn_keras import errors
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
+from drcn_keras.export import manifest as manifests
+from drcn_keras.export import runner, tflite
+from drcn_keras.export.exporter import Exporter
 from drcn_keras.files import write_atomically
 from drcn_keras.presets import load, path_of
 
@@ -33,7 +34,7 @@ def measure(exporter, modes, output, train_dirs, test_dirs, int8_test_dirs, trai
     """Exports and measures.
 
     Args:
-        exporter: `export_tflite.Exporter`.
+        exporter: `Exporter`.
         modes: of MODES.
         output: folder for the files, replaced when they exist, and for results.json. Rows that stand there for the
             same model and are not of `modes` are kept.
@@ -54,7 +55,7 @@ def measure(exporter, modes, output, train_dirs, test_dirs, int8_test_dirs, trai
         if mode == "int8 (QAT)":
             manifest = _quantization_aware(exporter, output, train_dirs, training)
         else:
-            (manifest,) = export_tflite.export(exporter, output, ["luma"], [mode], overwrite=True)
+            (manifest,) = tflite.export(exporter, output, ["luma"], [mode], overwrite=True)
         row = {name: manifest[name] for name in ("integer_operators", "source")}
         row |= {"mode": mode, "file": manifest["model"]["file"], "bytes": manifest["model"]["bytes"]}
         with open(os.path.join(output, row["file"]), "rb") as file:
@@ -75,10 +76,8 @@ def measure(exporter, modes, output, train_dirs, test_dirs, int8_test_dirs, trai
 def _quantization_aware(exporter, output, train_dirs, training):
     model, paths = exporter.model, list_folders(train_dirs)
     tuned, network, ranges = compress.compress(model, "qat", paths, exporter.representative(), training)
-    aware = export_tflite.Exporter(
-        tuned, exporter.source, network=network, ranges=ranges, tuning=False, baseline=model, label="qat"
-    )
-    (manifest,) = export_tflite.export(aware, output, ["luma"], ["int8"], overwrite=True)
+    aware = Exporter(tuned, exporter.source, network=network, ranges=ranges, tuning=False, baseline=model, label="qat")
+    (manifest,) = tflite.export(aware, output, ["luma"], ["int8"], overwrite=True)
     return manifest
 
 
@@ -89,7 +88,7 @@ def _earlier(output, source):
             rows = json.load(file)
     except FileNotFoundError:
         return {}
-    same = export_tflite.sha256_of_file(source)
+    same = manifests.sha256_of_file(source)
     return {row["mode"]: row for row in rows if row["source"]["sha256"] == same}
 
 
@@ -102,7 +101,7 @@ def _latencies(paths, threads):
     """Median milliseconds of one run of each file at its own size."""
     runs = []
     for path in paths:
-        run = check.Runner(path, threads)
+        run = runner.Runner(path, threads)
         shape = tuple(run.interpreter.get_input_details()[0]["shape"][1:])
         image = np.random.default_rng(0).random(shape, np.float32)
         run(image)
@@ -160,8 +159,8 @@ def main(argv):
     training = {"steps": settings.qat_steps, "learning_rate": settings.qat_learning_rate, "alpha_start": 0.1}
     training |= {"batch_size": 16, "patch_size": 41, "stride": 21, "seed": 0}
     source = path_of(settings.model)
-    exporter = export_tflite.Exporter(load(source), source, representative_dir=settings.train_dir[0])
-    modes = export_tflite.known("mode", settings.mode, MODES)
+    exporter = Exporter(load(source), source, representative_dir=settings.train_dir[0])
+    modes = tflite.known("mode", settings.mode, MODES)
     os.makedirs(settings.output, exist_ok=True)
     rows = measure(
         exporter, modes, settings.output, settings.train_dir, settings.test_dirs, settings.int8_test_dirs, training

@@ -19,7 +19,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import grpc
 import numpy as np
 import tensorflow as tf
-import warmup
 from absl import flags
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
@@ -32,6 +31,7 @@ from tensorflow_serving.apis import (
 )
 
 from drcn_keras import errors
+from drcn_keras.export import warmup
 
 HOST = "127.0.0.1"
 REST_BODY_LIMIT = 256 * 2**20

@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe_manager
 from ai_edge_quantizer.qtyping import TFLOperationName as Operation
 
-from . import flatbuffer
+from drcn_keras.export import flatbuffer
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED = ("int8", "int16x8")
@@ -30,7 +30,7 @@ def quantized(content, mode, ranges=None):
     """A float file in another mode.
 
     Args:
-        content: bytes of a file that `graph.to_tflite` made.
+        content: bytes of a file that `pipeline.to_tflite` made.
         mode: one of MODES.
         ranges: for the CALIBRATED modes, dict of tensor name to (low, high).
 

@@ -1,7 +1,7 @@
 """Fine-tunes a DRCN under a compression, in tf_keras, where tensorflow-model-optimization works.
 
-A process of its own, started by tools/compress.py: `python twin.py REQUEST.npz RESULT.npz`. Both files are arrays
-and one JSON string; nothing else passes between the two Keras versions.
+A process of its own, started by tools/compress.py: `python compress_twin.py REQUEST.npz RESULT.npz`. Both files are
+arrays and one JSON string; nothing else passes between the two Keras versions.
 """
 
 import json

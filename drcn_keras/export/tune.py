@@ -12,7 +12,7 @@ Three steps, each exact in float or fitted to the float network itself:
 import keras
 import numpy as np
 
-from . import quantize
+from drcn_keras.export import quantize
 
 # Neighbouring receptive fields are much alike: the rounding looks at one of 4 x 4.
 _EVERY = 4

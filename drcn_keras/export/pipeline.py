@@ -6,8 +6,7 @@ import keras
 import tensorflow as tf
 
 from drcn_keras import inference
-
-from . import flatbuffer
+from drcn_keras.export import flatbuffer
 
 
 class Pipeline:

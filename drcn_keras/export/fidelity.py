@@ -1,0 +1,69 @@
+"""How close a file's images are to the float model's: on golden vectors, and on folders of photographs."""
+
+import concurrent.futures
+import os
+
+import numpy as np
+from tqdm import tqdm
+
+from drcn_keras import image_files, inference, metrics
+from drcn_keras.data import load_pairs
+from drcn_keras.export import runner
+
+IDENTICAL = 200.0
+
+
+def fidelity(reference, outputs):
+    """PSNR in dB of outputs against the float model's, peak 1 (or 255 for 8-bit images), IDENTICAL when equal."""
+    eight_bit = reference.dtype == np.uint8 or reference.max() > 4.0
+    peak = 255.0 if eight_bit else 1.0
+    error = np.mean(np.square(reference.astype(np.float64) - outputs.astype(np.float64)))
+    return float(min(IDENTICAL, 10.0 * np.log10(peak**2 / error))) if error else IDENTICAL
+
+
+class TestSet:
+    """Originals, their ILR and what the float model makes of it, computed once for many files.
+
+    Args:
+        model: `DRCN`.
+        folder: of original photographs.
+    """
+
+    def __init__(self, model, folder):
+        self.name = os.path.basename(os.path.normpath(folder))
+        self.scale = model.scale
+        self.pairs = load_pairs(image_files.list_images(folder), model.scale, model.channels)
+        reference = inference.inference_model(model)
+        self.expected = [
+            np.asarray(reference(pair.ilr[None]))[0]
+            for pair in tqdm(self.pairs, desc=self.name, unit="image", leave=False, disable=None)
+        ]
+
+    def measure(self, content):
+        """A luma file by the field's protocol, next to the float model.
+
+        Returns:
+            dict for the manifest: dataset, scale, and in dB psnr, float_psnr, drop, fidelity.
+        """
+        # One image a thread: not every kernel shares its work among threads.
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            rows = list(
+                pool.map(lambda pair, expected: self._compare(content, pair, expected), self.pairs, self.expected)
+            )
+        psnr, float_psnr, close = np.mean(rows, axis=0)
+        return {
+            "dataset": self.name,
+            "scale": self.scale,
+            "psnr": float(psnr),
+            "float_psnr": float(float_psnr),
+            "drop": float(float_psnr - psnr),
+            "fidelity": float(close),
+        }
+
+    def _compare(self, content, pair, expected):
+        received = runner.Runner(content)(pair.ilr)
+        return (
+            metrics.measured_psnr(pair.hr, received, self.scale),
+            metrics.measured_psnr(pair.hr, expected, self.scale),
+            fidelity(np.clip(expected, 0.0, 1.0), np.clip(received, 0.0, 1.0)),
+        )

@@ -1,0 +1,166 @@
+"""Writes a trained DRCN as .tflite files, each with golden vectors and a manifest, and proves each in LiteRT.
+
+drcn-export-tflite --model=best.keras --output=export --mode=float32,int8 --representative_dir=photos
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+from absl import flags, logging
+from tqdm import tqdm
+
+from drcn_keras import errors
+from drcn_keras.errors import UserError
+from drcn_keras.export import quantize, runner
+from drcn_keras.export.exporter import Exporter
+from drcn_keras.export.manifest import describe
+from drcn_keras.files import write_atomically
+from drcn_keras.presets import load, path_of
+
+PIPELINES = ("luma", "rgb")
+# A file below this against the float model is broken, not merely rounded. dB over the golden patches.
+WORST_PSNR = {"float32": 90.0, "float16": 55.0, "dynamic": 40.0, "int8": 40.0, "int16x8": 40.0}
+
+
+def export(exporter, output, pipelines, modes, test_dir="", overwrite=False, inspect=None):
+    """Writes one .tflite, .npz and .json for each pipeline and mode.
+
+    Args:
+        exporter: `Exporter`.
+        output: folder, made when missing.
+        pipelines: of PIPELINES.
+        modes: of quantize.MODES.
+        test_dir: folder of original photographs to measure luma files on, or "".
+        overwrite: replace files that exist.
+        inspect: function of (content, mode) that returns more for the manifest, or raises UserError.
+
+    Returns:
+        list of manifests (dicts), one for each .tflite.
+
+    Raises:
+        UserError: a mode needs representative images, a file exists, a file failed its check.
+    """
+    if set(modes) & set(quantize.CALIBRATED) and not (exporter.ranges and set(modes) <= {"int8"}):
+        exporter.representative()
+    refuse_existing(exporter, output, pipelines, modes, overwrite)
+    os.makedirs(output, exist_ok=True)
+    jobs = [(pipeline, mode) for pipeline in pipelines for mode in modes]
+    manifests = []
+    for pipeline, mode in tqdm(jobs, desc="export", unit="file", disable=None):
+        manifests.append(_export_one(exporter, output, pipeline, mode, test_dir, inspect))
+    return manifests
+
+
+def refuse_existing(exporter, output, pipelines, modes, overwrite):
+    """Raises UserError when a file would be replaced without leave."""
+    for pipeline in pipelines:
+        for mode in modes:
+            for suffix in (".tflite", ".npz", ".json"):
+                path = os.path.join(output, exporter.stem(pipeline, mode) + suffix)
+                if os.path.exists(path) and not overwrite:
+                    raise UserError(f"{path} exists; --overwrite replaces it.")
+
+
+def _export_one(exporter, output, pipeline, mode, test_dir, inspect):
+    stem = exporter.stem(pipeline, mode)
+    content = exporter.content(pipeline, mode)
+    golden = exporter.golden(pipeline, content)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **golden)
+    manifest = describe(exporter, pipeline, mode, content, packed.getvalue(), golden)
+    if inspect:
+        manifest.update(inspect(content, mode))
+    if manifest["psnr_vs_float"] < WORST_PSNR[mode]:
+        raise UserError(
+            f"{stem}: {manifest['psnr_vs_float']:.1f} dB against the float model; expected at least "
+            f"{WORST_PSNR[mode]:.0f}. Nothing was written for it."
+        )
+    _prove(stem, content, packed.getvalue())
+    if test_dir and pipeline == "luma":
+        manifest["test"] = [exporter.test_set(test_dir).measure(content)]
+    path = os.path.join(output, stem)
+    write_atomically(f"{path}.npz", lambda file: file.write(packed.getvalue()))
+    write_atomically(f"{path}.tflite", lambda file: file.write(content))
+    # The manifest last: where it stands, the other two are whole.
+    text = json.dumps(manifest, indent=2) + "\n"
+    write_atomically(f"{path}.json", lambda file: file.write(text.encode()))
+    logging.info("%s: %d bytes, %.2f dB against the float model", stem, len(content), manifest["psnr_vs_float"])
+    return manifest
+
+
+def _prove(stem, content, packed):
+    """Runs the file in a process that never loads TensorFlow."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [os.path.join(folder, name) for name in ("model.tflite", "golden.npz")]
+        for path, data in zip(paths, (content, packed), strict=True):
+            with open(path, "wb") as file:
+                file.write(data)
+        done = subprocess.run([sys.executable, runner.__file__, *paths], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
+        raise UserError(f"{stem}: the file fails its check in LiteRT: {last[-1]}. Nothing was written for it.")
+
+
+def define_flags(values=flags.FLAGS):
+    """Adds the command's flags to `values`."""
+
+    def define(kind, *arguments, **options):
+        getattr(flags, f"DEFINE_{kind}")(*arguments, flag_values=values, **options)
+
+    define("string", "model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
+    define("string", "output", None, "folder that the files are written to", required=True)
+    define("list", "mode", ["float32"], f"comma-separated: {', '.join(quantize.MODES)}")
+    define("list", "pipeline", ["luma"], "luma: ILR to SR; rgb: 8-bit LR to 8-bit SR, everything in the graph")
+    define("integer", "lr_height", 64, "pixels of the low-resolution image", lower_bound=1)
+    define("integer", "lr_width", 64, "pixels of the low-resolution image", lower_bound=1)
+    define("bool", "dynamic_shape", False, "let the file take any size, for runtimes that resize")
+    define("enum", "rgb_dtype", "uint8", ["uint8", "float32"], "ends of the rgb pipeline; browsers want float32")
+    define("string", "representative_dir", "", "training photographs; int8 and int16x8 need them")
+    define("string", "test_dir", "", "original photographs to measure the luma files on")
+    define("bool", "overwrite", False, "replace files that exist")
+
+
+def known(name, values, choices):
+    """The values of a list flag without repetition. Raises UserError for one that is no choice."""
+    unknown = [value for value in values if value not in choices]
+    if unknown or not values:
+        raise UserError(f"--{name} must be of {', '.join(choices)}; received {', '.join(unknown) or 'nothing'}.")
+    return list(dict.fromkeys(values))
+
+
+def main(argv):
+    errors.refuse_arguments(argv)
+    settings = flags.FLAGS
+    if not settings["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)  # TensorFlow tells how it writes SavedModels.
+    modes = known("mode", settings.mode, quantize.MODES)
+    pipelines = known("pipeline", settings.pipeline, PIPELINES)
+    exporter = Exporter(
+        load(settings.model),
+        path_of(settings.model),
+        settings.lr_height,
+        settings.lr_width,
+        settings.dynamic_shape,
+        settings.representative_dir,
+        settings.rgb_dtype,
+    )
+    manifests = export(exporter, settings.output, pipelines, modes, settings.test_dir, settings.overwrite)
+    for manifest in manifests:
+        print(os.path.join(settings.output, manifest["model"]["file"]))
+
+
+def run():
+    """The command."""
+    define_flags()
+    errors.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,1 +1,0 @@
-"""What the TFLite tools share: the graph, its quantisation, the run that proves a written file."""
