@@ -15,6 +15,7 @@ test: lint test-tensorflow test-jax
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # The second environment too: models must cross from one backend to the other.
 test-tensorflow: $(VENV)/ready $(VENV)-jax/ready

@@ -167,7 +167,8 @@ class _Restorer:
             ilr = np.repeat(ilr, 3, axis=2)
         ilr = ilr.astype(np.float32)
         recursions = np.empty((len(self.weights), *ilr.shape), np.float32)
-        for window, inner, kept in tiles(*ilr.shape[:2], self.tile, self.halo):
+        height, width = ilr.shape[:2]
+        for window, inner, kept in tiles(height, width, self.tile, self.halo):
             recursions[:, *kept] = self.network(ilr[window])[:, *inner]
         if gray:
             # The gray of a gray original is what is measured, not the Y of an RGB image made of it.

@@ -28,7 +28,7 @@ _TIFF_DEPTH = 258  # The tag BitsPerSample.
 
 
 # By suffix: Pillow's name of the format, its options, whether it holds transparency, whether 16-bit gray.
-_WRITTEN = {
+_WRITTEN: dict[str, tuple[str, dict, bool, bool]] = {
     ".png": ("PNG", {}, True, True),
     ".tif": ("TIFF", {"compression": "tiff_lzw"}, True, True),
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}, True, True),
@@ -120,7 +120,7 @@ def read_pixels(path):
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     except Image.DecompressionBombError as error:
-        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise UserError(f"{path}: refused as a decompression bomb: more than {limit:.0f} million pixels.") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not an image in a known format ({', '.join(_FORMATS)}).") from error

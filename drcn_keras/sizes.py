@@ -38,8 +38,8 @@ def enlargement(model, shape, scale=None, width=None, height=None):
     elif scale is not None:
         raise UserError("scale and a width or height say the same thing twice; expected one of them.")
     else:
-        factors = [None if side is None else side / old for side, old in zip((height, width), shape, strict=False)]
-        factors = tuple(factors[0] or factors[1] if factor is None else factor for factor in factors)
+        asked = [None if side is None else side / old for side, old in zip((height, width), shape, strict=False)]
+        factors = (asked[0] or asked[1], asked[1] or asked[0])
     for factor in factors:
         check_factor(factor)
         if factor not in model.scales and model.scale is not None:

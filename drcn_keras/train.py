@@ -41,7 +41,7 @@ def train(settings):
 
 def define_flags():
     """Defines a flag for every field of `Settings`."""
-    define = {
+    define: dict = {
         bool: flags.DEFINE_boolean,
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,

@@ -11,7 +11,6 @@ import tempfile
 import zlib
 
 import keras
-import numpy as np
 from absl import logging
 
 import drcn_keras
@@ -185,7 +184,7 @@ def _load_data(settings):
     }
     checksum = 0
     for pair in pairs + validation:
-        checksum = zlib.crc32(np.ascontiguousarray(pair.hr), checksum)
+        checksum = zlib.crc32(pair.hr.tobytes(), checksum)
     return stream, validation, sources, checksum
 
 
