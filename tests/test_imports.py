@@ -14,6 +14,7 @@ ORDER = [
     "files",
     "image",
     "image_files",
+    "lr_files",
     "metrics",
     "layers",
     "losses",
