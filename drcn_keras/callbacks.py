@@ -1,14 +1,10 @@
-"""What happens around the training steps: schedules, validation, records, checkpoints, an orderly stop.
+"""What steers the training steps: the clock, schedules, the guard against NaN, checkpoints, an orderly stop.
 
 Every callback that carries a state over a restart has `state()` and `restore(state)`, JSON in and out.
 """
 
 import contextlib
-import csv
-import io
-import json
 import math
-import os
 import signal
 import threading
 import time
@@ -20,15 +16,13 @@ from keras import ops
 
 from drcn_keras import checkpoint
 from drcn_keras.errors import Stopped, UserError
-from drcn_keras.files import write_atomically
-from drcn_keras.metrics import measured_psnr
 
 PLATEAU_EPOCHS = 5  # Section 4.1 of arXiv 1511.04491: divide after 5 epochs without a better validation error,
 PLATEAU_FACTOR = 0.1  # by 10,
 MINIMUM_LEARNING_RATE = 1e-6  # and stop below this.
 
 
-class Progress:
+class RunClock:
     """The share of a run that is done, by epochs or by the clock, whichever is further.
 
     Args:
@@ -179,139 +173,6 @@ class Plateau(keras.callbacks.Callback):
         self.best, self.wait, self.done = state["best"], state["wait"], state.get("done", False)
 
 
-class Validation(keras.callbacks.Callback):
-    """Measures whole images by the field's protocol and keeps the best model.
-
-    Adds to the logs of a validated epoch: "val_psnr" (dB, the ensemble), "val_bicubic" (dB) and "lr".
-
-    Args:
-        pairs: list of `data.Pair`.
-        every: validate after every so many epochs, and after the last.
-        epochs: planned epochs.
-        save_best: function of (model, logs, epoch), called when val_psnr is higher than ever before.
-        agree: function that makes the chief's number every worker's; see `distribute.Workers`.
-    """
-
-    def __init__(self, pairs, every=1, epochs=1, save_best=None, agree=float):
-        super().__init__()
-        self.pairs = pairs
-        self.every = every
-        self.epochs = epochs
-        self.save_best = save_best
-        self.agree = agree
-        self.best = -math.inf
-        self.bicubic = None
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs["lr"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        if (epoch + 1) % self.every and epoch + 1 < self.epochs and not self.model.stop_training:
-            return
-        scale = self.model.scale
-        if self.bicubic is None:
-            self.bicubic = float(np.mean([measured_psnr(pair.hr, pair.ilr, scale) for pair in self.pairs]))
-        logs["val_bicubic"] = self.bicubic
-        psnr = np.mean([measured_psnr(pair.hr, self._upscaled(pair), scale) for pair in self.pairs])
-        logs["val_psnr"] = self.agree(float(psnr))
-        if logs["val_psnr"] > self.best:
-            self.best = logs["val_psnr"]
-            if self.save_best:
-                self.save_best(self.model, logs, epoch)
-
-    def _upscaled(self, pair):
-        # Not model(ilr): called eagerly, Keras's functional model keeps the features of every recursion.
-        weights = ops.convert_to_numpy(self.model.ensemble_weights)
-        return np.tensordot(weights, ops.convert_to_numpy(self.model.reconstructions(pair.ilr[None]))[0], 1)
-
-    def state(self):
-        return {"best": self.best}
-
-    def restore(self, state):
-        self.best = state["best"]
-
-
-class CSVLog(keras.callbacks.Callback):
-    """One row per epoch in a CSV file. Rows of epochs that a resumed run repeats are replaced, never doubled.
-
-    Args:
-        path: the file.
-        columns: names of the logs to write, after "epoch" (1-based).
-    """
-
-    def __init__(self, path, columns):
-        super().__init__()
-        self.path = path
-        self.columns = ["epoch", *columns]
-
-    def on_epoch_end(self, epoch, logs=None):
-        rows = [row for row in self._rows() if int(row["epoch"]) <= epoch]
-        rows.append({"epoch": epoch + 1, **{name: f"{logs[name]:.6g}" for name in self.columns if name in logs}})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
-
-    def _rows(self):
-        if not os.path.exists(self.path):
-            return []
-        with open(self.path, newline="") as file:
-            return list(csv.DictReader(file))
-
-
-class TensorBoardLog(keras.callbacks.Callback):
-    """Scalars, the D ensemble weights, the PSNR of every recursion and a sample image, for TensorBoard.
-
-    Written by tensorboardX, so that it is the same on every backend. A resumed run tells TensorBoard to drop what
-    an earlier process wrote of the epochs that it repeats.
-
-    Args:
-        folder: where the event file goes.
-        sample: a `data.Pair`, a small one: it is upscaled by every recursion at each validated epoch.
-    """
-
-    def __init__(self, folder, sample):
-        super().__init__()
-        self.folder = folder
-        self.sample = sample
-        self.writer = None
-
-    def on_epoch_end(self, epoch, logs=None):
-        step = epoch + 1
-        if self.writer is None:
-            self._open(step)
-        for name, value in logs.items():
-            self.writer.add_scalar(name, value, step)
-        weights = ops.convert_to_numpy(self.model.ensemble_weights)
-        for recursion, weight in enumerate(weights, start=1):
-            self.writer.add_scalar(f"ensemble_weights/{recursion:02d}", weight, step)
-        if "val_psnr" in logs:
-            self._add_sample(step)
-        self.writer.flush()
-
-    def on_train_end(self, logs=None):
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = None
-
-    def _open(self, step):
-        from tensorboardX import SummaryWriter
-
-        # The suffix tells files apart that start within one second.
-        purge = step if step > 1 else None
-        self.writer = SummaryWriter(self.folder, purge_step=purge, filename_suffix=f".{step}")
-
-    def _add_sample(self, step):
-        ilr, hr, scale = self.sample.ilr, self.sample.hr, self.model.scale
-        reconstructions = ops.convert_to_numpy(self.model.reconstructions(ilr[None]))[0]
-        for recursion, image in enumerate(reconstructions, start=1):
-            self.writer.add_scalar(f"recursion_psnr/{recursion:02d}", measured_psnr(hr, image, scale), step)
-        sr = ops.convert_to_numpy(self.model(ilr[None]))[0]
-        strip = np.clip(np.concatenate([ilr, sr, hr], axis=1), 0.0, 1.0)
-        if strip.shape[-1] == 1:
-            strip = np.repeat(strip, 3, axis=-1)
-        self.writer.add_image("bicubic_drcn_original", strip, step, dataformats="HWC")
-
-
 class NonFiniteGuard(keras.callbacks.Callback):
     """Stops with a UserError when the loss or a weight becomes NaN or infinite, before anything is saved.
 
@@ -428,9 +289,3 @@ def sync_model(model):
     """Brings the variables up to date in the middle of an epoch: JAX's `fit` keeps their values elsewhere."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
-
-
-def write_card(path, card):
-    """Writes a model's JSON card, atomically."""
-    text = json.dumps(card, indent=2, sort_keys=True) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from drcn_keras import errors
 from drcn_keras.commands import check_scales, check_tile, default_model, load_for, prepare_tensorflow, warn_skipped
 from drcn_keras.errors import UserError
-from drcn_keras.files import check_folder, write_atomically
+from drcn_keras.files import make_folder, write_atomically
 from drcn_keras.image import SCALES, as_scales, enlarge, luma, mod_crop, rgb_to_ycbcr, shrink, ycbcr_to_rgb
 from drcn_keras.image_files import list_images, read_image, write_image
 from drcn_keras.metrics import SSIM_WINDOW, comparable, eight_bit, psnr, ssim
@@ -91,7 +91,7 @@ def _targets(folder, names, paths, scales, overwrite):
             if target in targets.values():
                 raise UserError(f"--save_images: two images would become {target}; measure them one by one.")
             targets[path, scale] = target
-        check_folder(os.path.join(folder, name))
+        make_folder(os.path.join(folder, name))
     existing = [target for target in targets.values() if os.path.exists(target)]
     if existing and not overwrite:
         raise UserError(f"{existing[0]} exists ({len(existing)} restored images do); --overwrite replaces them.")
@@ -262,7 +262,7 @@ def main(argv):
     if given.json:
         if os.path.exists(given.json) and not given.overwrite:
             raise UserError(f"{given.json} exists; --overwrite replaces it.")
-        check_folder(os.path.dirname(given.json) or ".")
+        make_folder(os.path.dirname(given.json) or ".")
     # What is wrong is told before Keras is loaded, and before minutes are spent on other models.
     scales = _scales(given.scale)
     for folder in given.data_dir:

@@ -53,7 +53,7 @@ def remove_partial(folder):
             os.unlink(os.path.join(folder, name))
 
 
-def check_folder(folder):
+def make_folder(folder):
     """Makes the folder where it is missing. Raises UserError where no file can be written in it."""
     try:
         os.makedirs(folder, exist_ok=True)

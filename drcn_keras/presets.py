@@ -7,21 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from drcn_keras.card import path_of, presets
 from drcn_keras.errors import UserError
 from drcn_keras.model import DRCN
-
-_PRESETS = os.path.join(os.path.dirname(__file__), "weights")
-
-
-def presets():
-    """The names of the trained models that ship with the package, sorted."""
-    names = os.listdir(_PRESETS) if os.path.isdir(_PRESETS) else []
-    return sorted(os.path.splitext(name)[0] for name in names if name.endswith(".keras"))
-
-
-def path_of(model):
-    """The path of a trained model's file. `model`: the name of a preset, or a path, which is returned as it is."""
-    return os.path.join(_PRESETS, model + ".keras") if model in presets() else model
 
 
 def load(model):

@@ -6,7 +6,7 @@ import os
 
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
-from drcn_keras.files import check_folder
+from drcn_keras.files import make_folder
 
 
 def _setting(default, text, choices=None, low=None, high=None, resumable=False):
@@ -104,7 +104,7 @@ def check(settings):
     if settings.init and not os.path.isfile(settings.init):
         raise UserError(f"--init: no file at {settings.init}.")
     zooms(settings)
-    check_folder(settings.model_dir)
+    make_folder(settings.model_dir)
 
 
 def split(text):

@@ -1,11 +1,9 @@
 """One training run: images, model, callbacks, Keras's fit, and going on where a checkpoint stands."""
 
+import collections
 import dataclasses
-import datetime
 import json
 import os
-import platform
-import shutil
 import sys
 import tempfile
 import zlib
@@ -13,13 +11,17 @@ import zlib
 import keras
 from absl import logging
 
-import drcn_keras
-from drcn_keras import callbacks, checkpoint, data, distribute
+from drcn_keras import callbacks, card, checkpoint, data, distribute, records
 from drcn_keras.errors import UserError
-from drcn_keras.files import remove_partial, write_atomically
+from drcn_keras.files import write_atomically
 from drcn_keras.model import DRCN
 from drcn_keras.presets import load
+from drcn_keras.run_folder import RunFolder
 from drcn_keras.settings import Settings, split, zooms
+from drcn_keras.validation import Validation
+
+_Inputs = collections.namedtuple("_Inputs", ["stream", "validation", "sources", "checksum"])
+_Inputs.__doc__ = "The patch stream, the validation pairs, what the card says of both, a checksum of the images."
 
 
 def run(settings):
@@ -28,50 +30,57 @@ def run(settings):
     if strategy and settings.xla:
         raise UserError("--xla compiles for one device; it goes with --strategy=default only.")
     workers = distribute.Workers(strategy, settings.worker_timeout)
-    keras.utils.set_random_seed(settings.seed)
+    _make_repeatable(settings.seed)
+    inputs = _load_data(settings)
+    steps = settings.steps_per_epoch or max(1, len(inputs.stream) // settings.batch_size)
+    identity = {**_identity(settings), "images": inputs.checksum}
+    workers.require_same(json.dumps(identity), "flags or images")
+    with distribute.scope(strategy):
+        model = _build(settings)
+
+    folder = RunFolder(settings.model_dir)
+    resumed = b""
+    if workers.is_chief:
+        folder.prepare(settings.fresh)
+        resumed = checkpoint.newest(folder.checkpoints, lambda meta: _contradiction(identity, meta["settings"]))
+    resumed = workers.bytes_from_chief(resumed)
+
+    clock = callbacks.RunClock(settings.epochs, settings.time_limit, workers.from_chief)
+    save_best = _best_saver(settings, inputs.sources, folder.best, clock) if workers.is_chief else None
+    validate = Validation(inputs.validation, settings.validate_every, settings.epochs, save_best, workers.from_chief)
+    stateful = {"progress": clock, "validation": validate}
+    if settings.schedule == "plateau":
+        stateful["plateau"] = callbacks.Plateau()
+    step = _restore(model, resumed, stateful) if resumed else 0
+    if resumed:
+        logging.info("resuming after step %d (epoch %d)", step, step // steps)
+        if _has_ended(stateful, step // steps):
+            logging.info("this run has ended; --epochs or --time_limit extends it, --fresh starts over")
+            return card.read(folder.best)
+
+    saver = _saver(settings, folder, identity, stateful, workers)
+    rules = _rules(settings, stateful, inputs, folder, workers, step)
+    with saver.signals(), workers.watch_errors():
+        _fit(model, inputs.stream, step, steps, settings.epochs, [*rules, saver], strategy, _verbosity(workers))
+    return card.read(folder.best) if workers.is_chief else {}
+
+
+def _make_repeatable(seed):
+    keras.utils.set_random_seed(seed)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
 
-    stream, validation, sources, images = _load_data(settings)
-    steps = settings.steps_per_epoch or max(1, len(stream) // settings.batch_size)
-    identity = {**_identity(settings), "images": images}
-    workers.require_same(json.dumps(identity), "flags or images")
-    with distribute.scope(strategy):
-        model = _build(settings)
 
-    paths = _run_paths(settings)
-    resumed = b""
-    if workers.is_chief:
-        _prepare_folder(paths, settings.fresh)
-        resumed = checkpoint.newest(paths["checkpoints"], lambda meta: _contradiction(identity, meta["settings"]))
-    resumed = workers.bytes_from_chief(resumed)
+def _has_ended(stateful, epoch):
+    """Whether a restored run has nothing left to do."""
+    return stateful["progress"](epoch) >= 1.0 or ("plateau" in stateful and stateful["plateau"].done)
 
-    progress = callbacks.Progress(settings.epochs, settings.time_limit, workers.from_chief)
-    card = _Card(settings, sources, paths["best"], progress)
-    validate = callbacks.Validation(
-        validation,
-        settings.validate_every,
-        settings.epochs,
-        card.save if workers.is_chief else None,
-        workers.from_chief,
-    )
-    plateau = callbacks.Plateau()
-    stateful = {"progress": progress, "validation": validate}
-    if settings.schedule == "plateau":
-        stateful["plateau"] = plateau
 
-    step = 0
-    if resumed:
-        step = _restore(model, resumed, stateful)
-        logging.info("resuming after step %d (epoch %d)", step, step // steps)
-        if plateau.done or progress(step // steps) >= 1.0:
-            logging.info("this run has ended; --epochs or --time_limit extends it, --fresh starts over")
-            return card.read()
-
-    saver = callbacks.Checkpoints(
-        paths["checkpoints"],
+def _saver(settings, folder, identity, stateful, workers):
+    return callbacks.Checkpoints(
+        folder.checkpoints,
         identity,
         stateful,
         settings.epochs,
@@ -79,19 +88,32 @@ def run(settings):
         settings.keep_checkpoints,
         workers,
     )
+
+
+def _verbosity(workers):
+    """Keras's: a progress bar in a terminal, a line per epoch elsewhere, nothing from workers that are no chief."""
+    if not workers.is_chief:
+        return 0
+    return 1 if sys.stdout.isatty() else 2
+
+
+def _rules(settings, stateful, inputs, folder, workers, step):
+    """Every callback but the one that saves the state."""
+    clock = stateful["progress"]
     # In this order: nothing is measured or kept after a NaN, records see what was measured, the state comes last.
-    rules = [callbacks.NonFiniteGuard(step), *_schedules(settings, progress), callbacks.TimeLimit(progress), validate]
-    if settings.schedule == "plateau":
-        rules.append(plateau)
+    rules = [
+        callbacks.NonFiniteGuard(step),
+        *_schedules(settings, clock),
+        callbacks.TimeLimit(clock),
+        stateful["validation"],
+    ]
+    if "plateau" in stateful:
+        rules.append(stateful["plateau"])
     if workers.is_chief:
-        rules += _records(settings, paths, min(validation, key=lambda pair: pair.hr.size))
+        rules += _records(settings, folder, min(inputs.validation, key=lambda pair: pair.hr.size))
     if not workers.alone:
         rules.insert(0, distribute.StepWatch(workers))
-    rules.append(saver)
-    verbose = (1 if sys.stdout.isatty() else 2) if workers.is_chief else 0
-    with saver.signals(), workers.watch_errors():
-        _fit(model, stream, step, steps, settings.epochs, rules, strategy, verbose)
-    return card.read() if workers.is_chief else {}
+    return rules
 
 
 def _fit(model, stream, step, steps, epochs, rules, strategy, verbose):
@@ -109,7 +131,7 @@ def _fit(model, stream, step, steps, epochs, rules, strategy, verbose):
         model.fit(batches, initial_epoch=epoch, epochs=epochs, steps_per_epoch=steps, **common)
 
 
-def _schedules(settings, progress):
+def _schedules(settings, clock):
     """The callbacks that move alpha and the learning rate by the share of the run that is done."""
     rules = [
         callbacks.AlphaAnnealing(
@@ -117,49 +139,24 @@ def _schedules(settings, progress):
             settings.alpha_schedule,
             settings.alpha_start,
             settings.alpha_end,
-            lambda epoch: progress(epoch) / settings.alpha_until,
+            lambda epoch: clock(epoch) / settings.alpha_until,
         )
     ]
     if settings.schedule == "cosine":
-        rules.append(callbacks.CosineLearningRate(settings.learning_rate, progress))
+        rules.append(callbacks.CosineLearningRate(settings.learning_rate, clock))
     return rules
 
 
-def _records(settings, paths, sample):
+def _records(settings, folder, sample):
     """The callbacks that write what happened."""
-    rules = [callbacks.CSVLog(paths["log"], ["loss", "alpha", "lr", "val_psnr", "val_bicubic"])]
+    rules = [records.CSVLog(folder.log, ["loss", "alpha", "lr", "val_psnr", "val_bicubic"])]
     if settings.tensorboard:
-        rules.append(callbacks.TensorBoardLog(paths["tensorboard"], sample))
+        rules.append(records.TensorBoardLog(folder.tensorboard, sample))
     return rules
-
-
-def _run_paths(settings):
-    """What a run leaves in its folder, by purpose."""
-    names = {
-        "best": "best.keras",
-        "card": "best.json",
-        "log": "log.csv",
-        "checkpoints": "checkpoints",
-        "tensorboard": "tensorboard",
-    }
-    return {purpose: os.path.join(settings.model_dir, name) for purpose, name in names.items()}
-
-
-def _prepare_folder(paths, fresh):
-    """Makes the run's folder, without what an earlier run left under `fresh` and what a killed one half wrote."""
-    if fresh:
-        for path in paths.values():
-            if os.path.isdir(path):
-                shutil.rmtree(path)
-            elif os.path.exists(path):
-                os.unlink(path)
-    os.makedirs(paths["checkpoints"], exist_ok=True)
-    remove_partial(paths["checkpoints"])
-    remove_partial(os.path.dirname(paths["best"]))
 
 
 def _load_data(settings):
-    """Returns the patch stream, the validation pairs, what the card says of both, and a checksum of the images."""
+    """Reads the images. Returns `_Inputs`."""
     folders = split(settings.train_dir)
     train_paths = data.list_folders(folders)
     if settings.val_dir:
@@ -185,7 +182,7 @@ def _load_data(settings):
     checksum = 0
     for pair in pairs + validation:
         checksum = zlib.crc32(pair.hr.tobytes(), checksum)
-    return stream, validation, sources, checksum
+    return _Inputs(stream, validation, sources, checksum)
 
 
 def _build(settings):
@@ -253,43 +250,16 @@ def _contradiction(identity, saved):
     return None
 
 
-class _Card:
-    """Writes the best model and, beside it, the JSON card that says what it is and how it was made."""
+def _best_saver(settings, sources, path, clock):
+    """A function of (model, logs, epoch) that writes the best model and, beside it, its card."""
 
-    def __init__(self, settings, sources, path, progress):
-        self.settings = settings
-        self.sources = sources
-        self.path = path
-        self.progress = progress
+    def save(model, logs, epoch):
+        packed = _packed(model, path)
+        write_atomically(path, lambda file: file.write(packed))
+        made = card.of_training(model, epoch, clock.elapsed, logs, dataclasses.asdict(settings), sources)
+        card.write(path, made)
 
-    def save(self, model, logs, epoch):
-        packed = _packed(model, self.path)
-        write_atomically(self.path, lambda file: file.write(packed))
-        card = {
-            "package_version": drcn_keras.__version__,
-            "keras": keras.__version__,
-            "backend": keras.backend.backend(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "date": datetime.date.today().isoformat(),
-            "scale": model.scale,
-            "filters": model.filters,
-            "recursions": model.recursions,
-            "channels": model.channels,
-            "parameters": model.count_params(),
-            "epoch": epoch + 1,
-            "minutes": round(self.progress.elapsed, 1),
-            "val_psnr": round(logs["val_psnr"], 4),
-            "val_bicubic_psnr": round(logs["val_bicubic"], 4),
-            "flags": dataclasses.asdict(self.settings),
-            **self.sources,
-        }
-        callbacks.write_card(_card_path(self.path), card)
-
-    def read(self):
-        if not os.path.exists(_card_path(self.path)):
-            return {}
-        with open(_card_path(self.path)) as file:
-            return json.load(file)
+    return save
 
 
 def _packed(model, path):
@@ -304,7 +274,3 @@ def _packed(model, path):
         raise UserError(
             f"{path} could not be written: {error.strerror or error}; what was there is unchanged."
         ) from error
-
-
-def _card_path(path):
-    return os.path.splitext(path)[0] + ".json"

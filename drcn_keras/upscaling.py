@@ -21,7 +21,7 @@ from drcn_keras.commands import (
     warn_skipped,
 )
 from drcn_keras.errors import UserError
-from drcn_keras.files import check_folder
+from drcn_keras.files import make_folder
 from drcn_keras.image_files import SUFFIXES, check_writable, image_of, list_images, pixels_of, read_pixels, write_image
 from drcn_keras.sizes import check_factor, enlargement
 from drcn_keras.tiling import upscaled
@@ -100,7 +100,7 @@ def upscale_files(
     jobs = _undone(_plan(inputs, output), overwrite, skip_existing)
     if not jobs:
         return []
-    check_folder(os.path.dirname(jobs[0][1]) or ".")
+    make_folder(os.path.dirname(jobs[0][1]) or ".")
     model = loaded(model)
     if width is None and height is None:
         enlargement(model, (1, 1), scale)  # What cannot work is told before the first image is read.

@@ -1,4 +1,3 @@
-import csv
 import math
 
 import keras
@@ -6,7 +5,6 @@ import numpy as np
 import pytest
 
 from drcn_keras import DRCN, callbacks
-from drcn_keras.data import Pair
 from drcn_keras.errors import UserError
 
 
@@ -131,57 +129,23 @@ def test_cosine_learning_rate_by_hand(model):
 def test_progress_follows_epochs_or_the_clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
-    progress = callbacks.Progress(epochs=10, minutes=20.0)
-    assert progress(3) == pytest.approx(0.3)
+    clock = callbacks.RunClock(epochs=10, minutes=20.0)
+    assert clock(3) == pytest.approx(0.3)
     now[0] += 10 * 60
-    assert progress(3) == pytest.approx(0.5)
-    assert progress(7) == pytest.approx(0.7)
+    assert clock(3) == pytest.approx(0.5)
+    assert clock(7) == pytest.approx(0.7)
 
-    resumed = callbacks.Progress(epochs=10, minutes=20.0)
-    resumed.restore(progress.state())
+    resumed = callbacks.RunClock(epochs=10, minutes=20.0)
+    resumed.restore(clock.state())
     now[0] += 5 * 60
     assert resumed(3) == pytest.approx(0.75)
     now[0] += 60 * 60
     assert resumed(3) == 1.0
-    assert callbacks.Progress(epochs=10)(3) == pytest.approx(0.3)
+    assert callbacks.RunClock(epochs=10)(3) == pytest.approx(0.3)
 
 
 def test_progress_asks_the_chief_for_the_time():
-    assert callbacks.Progress(epochs=10, minutes=20.0, agree=lambda minutes: 15.0)(0) == pytest.approx(0.75)
-
-
-def test_validation_keeps_the_first_of_equals_and_measures_the_ensemble(model):
-    # With w = 0 the ensemble is black, whatever the single recursions show.
-    model.ensemble_weights.assign([0.0, 0.0])
-    hr = np.full((8, 8, 1), 51 / 255, "float32")
-    saved = []
-    validation = callbacks.Validation(
-        [Pair("a", hr, hr, 2)], every=2, epochs=5, save_best=lambda model, logs, epoch: saved.append(epoch)
-    )
-    attached(validation, model)
-    seen = []
-    for epoch in range(5):
-        logs = {}
-        validation.on_epoch_end(epoch, logs)
-        seen.append("val_psnr" in logs)
-    assert seen == [False, True, False, True, True]
-    assert logs["val_psnr"] == pytest.approx(20 * math.log10(255 / 51))
-    assert saved == [1]
-    assert validation.state() == {"best": logs["val_psnr"]}
-
-
-def test_rows_of_a_repeated_epoch_are_replaced(tmp_path):
-    path = tmp_path / "log.csv"
-    for epoch, loss in ((0, 3.0), (1, 2.0), (2, 1.0)):
-        callbacks.CSVLog(str(path), ["loss", "val_psnr"]).on_epoch_end(epoch, {"loss": loss, "other": 1.0})
-    # A run resumed after its first epoch.
-    callbacks.CSVLog(str(path), ["loss", "val_psnr"]).on_epoch_end(1, {"loss": 2.5, "val_psnr": 30.123456})
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert rows == [
-        {"epoch": "1", "loss": "3", "val_psnr": ""},
-        {"epoch": "2", "loss": "2.5", "val_psnr": "30.1235"},
-    ]
+    assert callbacks.RunClock(epochs=10, minutes=20.0, agree=lambda minutes: 15.0)(0) == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

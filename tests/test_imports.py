@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
     "errors",
     "files",
+    "card",
     "image",
     "image_files",
     "lr_files",
@@ -24,6 +25,9 @@ ORDER = [
     "commands",
     "checkpoint",
     "callbacks",
+    "validation",
+    "records",
+    "run_folder",
     "data",
     "settings",
     "inference",

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from drcn_keras import errors
+from drcn_keras.card import read
 
 ROOT = pathlib.Path(__file__).parent.parent
 pytest.importorskip("matplotlib", reason="matplotlib draws the studies: pip install drcn_keras[report]")
@@ -74,7 +75,7 @@ def test_recursions_trains_alike_and_measures(crops, tmp_path, monkeypatch):
     assert int(second["parameters"]) - int(first["parameters"]) == 1
     assert first["epochs"] == second["epochs"] == "2"
     assert first["bicubic_psnr"] == second["bicubic_psnr"]
-    flags = [measured.card(str(tmp_path / "runs" / name / "best.keras"))["flags"] for name in RUNS]
+    flags = [read(str(tmp_path / "runs" / name / "best.keras"))["flags"] for name in RUNS]
     different = {key for key in flags[0] if flags[0][key] != flags[1][key]}
     assert different == {"recursions", "model_dir"}
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drcn_keras import DRCN, callbacks, checkpoint, data, load, trainer
+from drcn_keras import DRCN, checkpoint, data, load, records, trainer
 from drcn_keras.errors import UserError
 from drcn_keras.settings import Settings
 from drcn_keras.train import train
@@ -129,8 +129,8 @@ def test_a_run_that_broke_off_ends_as_the_uninterrupted_one(finished, tiny, tmp_
         original(log, epoch, logs)
 
     # The worst moment: the third epoch's best model is written, its checkpoint is not.
-    original = callbacks.TensorBoardLog.on_epoch_end
-    monkeypatch.setattr(callbacks.TensorBoardLog, "on_epoch_end", break_off)
+    original = records.TensorBoardLog.on_epoch_end
+    monkeypatch.setattr(records.TensorBoardLog, "on_epoch_end", break_off)
     with pytest.raises(RuntimeError, match="broken off"):
         train(settings)
     monkeypatch.undo()

@@ -4,15 +4,11 @@ python tools/make_preset.py --run=runs/mobile_x2 --name=mobile-x2 --command="pyt
     --data_dir=../shared/datasets/Set5,../shared/datasets/Set14,../shared/datasets/B100
 """
 
-import csv
-import json
 import os
 
 from absl import flags
 
-from drcn_keras import errors
-from drcn_keras.callbacks import write_card
-from drcn_keras.errors import UserError
+from drcn_keras import card, errors
 from drcn_keras.evaluation import evaluate
 from drcn_keras.model import DRCN
 from drcn_keras.presets import load
@@ -32,34 +28,13 @@ def make_preset(run, name, command, data_dir, output):
             measured.
     """
     trained = load(os.path.join(run, "best.keras"))
-    card = _training(os.path.join(run, "best.json"))
-    with open(os.path.join(run, "log.csv"), newline="") as file:
-        rows = list(csv.DictReader(file))
     bare = DRCN(**{**trained.get_config(), "name": "drcn"})
     bare.set_weights(trained.get_weights())
-    card["command"] = command
-    card["val_curve"] = [[int(row["epoch"]), float(row["val_psnr"])] for row in rows if row["val_psnr"]]
-    card["results"] = [
-        {"dataset": result["dataset"], "scale": result["scale"], "images": len(result["images"]), **result["mean"]}
-        for result in evaluate(trained, data_dir, progress=True)["results"]
-    ]
+    made = card.of_preset(run, command, evaluate(trained, data_dir, progress=True)["results"])
     os.makedirs(output, exist_ok=True)
-    bare.save(os.path.join(output, f"{name}.keras"))
-    write_card(os.path.join(output, f"{name}.json"), card)
-
-
-def _training(path):
-    """The card at `path`, and under "init" that of the model the training started from, if it did."""
-    if not os.path.isfile(path):
-        raise UserError(f"no card at {path}; expected one beside the best.keras of a training run.")
-    with open(path) as file:
-        card = json.load(file)
-    init = card["flags"].get("init")
-    if init:
-        card["init"] = _training(os.path.splitext(init)[0] + ".json")
-    # Folders of the machine that trained are nobody's business; the command names the data sets.
-    card["flags"] = {key: value for key, value in card["flags"].items() if not key.endswith("_dir") and key != "init"}
-    return card
+    path = os.path.join(output, f"{name}.keras")
+    bare.save(path)
+    card.write(path, made)
 
 
 def main(argv):

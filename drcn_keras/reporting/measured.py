@@ -1,10 +1,10 @@
 """What the tools say of a trained model: a short name, its card, its results."""
 
-import json
 import logging
 import os
 
 import drcn_keras
+from drcn_keras import card
 
 
 def label(name):
@@ -13,24 +13,10 @@ def label(name):
     return os.path.basename(os.path.dirname(os.path.abspath(name))) if stem == "best" else stem
 
 
-def card(name):
-    """The JSON card that training left beside a model, a dict; empty where there is none.
-
-    Args:
-        name: a file, or a preset that the package carries.
-    """
-    presets = os.path.join(os.path.dirname(drcn_keras.__file__), "weights")
-    for stem in (os.path.splitext(name)[0], os.path.join(presets, name)):
-        if os.path.isfile(stem + ".json"):
-            with open(stem + ".json") as file:
-                return json.load(file)
-    return {}
-
-
 def description(name, model):
     """One phrase: the model's size and, where its card tells, its training."""
     text = f"{label(name)}: F={model.filters}, D={model.recursions}"
-    made = card(name)
+    made = card.read(name)
     if made:
         text += f", trained on {images(made)}"
     return text

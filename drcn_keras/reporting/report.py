@@ -25,10 +25,10 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 import drcn_keras
-from drcn_keras import errors, image, image_files
+from drcn_keras import card, errors, image, image_files
 from drcn_keras.commands import prepare_tensorflow
 from drcn_keras.errors import UserError
-from drcn_keras.files import check_folder, write_atomically
+from drcn_keras.files import make_folder, write_atomically
 from drcn_keras.metrics import eight_bit
 from drcn_keras.published import complaints, published
 from drcn_keras.reporting import measured, plots
@@ -89,7 +89,7 @@ def report(models, data_dirs, output, studies="", runs=(), command=""):
         "image_columns": IMAGE_COLUMNS,
     }
     networks = {name: drcn_keras.load(model) for model, name in names.items()}
-    check_folder(output)
+    make_folder(output)
     with tempfile.TemporaryDirectory() as folder:
         results = _measure(names, networks, data_dirs, folder)
         page["pictures"] = _pictures(results)
@@ -311,10 +311,10 @@ def _studies(folder):
         if not os.path.isfile(path + ".json"):
             continue
         with open(path + ".json") as file:
-            card = json.load(file)
+            study = json.load(file)
         with open(path + ".png", "rb") as picture, open(path + ".csv", "rb") as table:
             files = {"image": _uri("image/png", picture.read()), "table": _uri("text/csv", table.read())}
-        shown.append({"name": name, "title": title, "caption": card["caption"], "command": card["command"], **files})
+        shown.append({"name": name, "title": title, "caption": study["caption"], "command": study["command"], **files})
     if not shown:
         raise UserError(f"--studies: {folder} holds no study; drcn-study writes them.")
     return shown
@@ -336,7 +336,7 @@ def _curve(run):
 
 def _model(model, name, network):
     """What the page says of a model."""
-    made = measured.card(model)
+    made = card.read(model)
     text = (
         f"Scale {network.scale}, F={network.filters} filters, D={network.recursions} recursions, "
         f"{network.count_params():,} parameters."

@@ -23,10 +23,10 @@ import sys
 from absl import flags
 
 import drcn_keras
-from drcn_keras import errors, train
+from drcn_keras import card, errors, train
 from drcn_keras.commands import prepare_tensorflow
 from drcn_keras.errors import UserError
-from drcn_keras.files import check_folder, write_atomically
+from drcn_keras.files import make_folder, write_atomically
 from drcn_keras.image_files import list_images
 from drcn_keras.reporting import measured, plots
 from drcn_keras.settings import Settings
@@ -53,7 +53,7 @@ def recursions(output, data_dirs, depths, training):
         run = os.path.join(output, "runs", f"recursions_{depth:02d}")
         print(f"[{index}/{len(depths)}] recursions = {depth}", file=sys.stderr)
         best = _train(run, [*training, f"--recursions={depth}"])
-        cards.append({**measured.card(best), "epochs": _epochs(run)})
+        cards.append({**card.read(best), "epochs": _epochs(run)})
         for result in measured.measure(best, drcn_keras.load(best), data_dirs):
             rows.append(
                 {key: result[key] for key in ("dataset", "scale")}
@@ -148,13 +148,13 @@ def _epochs(run):
 
 def _training(cards):
     """How the networks of the recursions study were trained, one phrase."""
-    card = cards[0]
-    settings = card["flags"]
-    epochs = sorted({card["epochs"] for card in cards})
-    steps = settings["steps_per_epoch"] or card["patches"] // settings["batch_size"]
+    first = cards[0]
+    settings = first["flags"]
+    epochs = sorted({made["epochs"] for made in cards})
+    steps = settings["steps_per_epoch"] or first["patches"] // settings["batch_size"]
     length = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
     return (
-        f"F={card['filters']}, trained alike on {measured.images(card)}: "
+        f"F={first['filters']}, trained alike on {measured.images(first)}: "
         f"{length} epochs of {steps} steps, batch {settings['batch_size']}, {settings['optimizer']}"
     )
 
@@ -168,7 +168,7 @@ def _write(output, name, figure, rows, caption):
     writer.writeheader()
     writer.writerows({key: _short(value) for key, value in row.items()} for row in rows)
     write_atomically(path + ".csv", lambda file: file.write(text.getvalue().encode()))
-    card = {
+    document = {
         "study": name,
         "caption": caption,
         "command": shlex.join(["drcn-study", *sys.argv[1:]]),
@@ -177,7 +177,7 @@ def _write(output, name, figure, rows, caption):
         "date": datetime.date.today().isoformat(),
     }
     # Last: a report takes the studies whose JSON it finds.
-    write_atomically(path + ".json", lambda file: file.write((json.dumps(card, indent=2) + "\n").encode()))
+    write_atomically(path + ".json", lambda file: file.write((json.dumps(document, indent=2) + "\n").encode()))
     print(f"{path}.png, .csv and .json written", file=sys.stderr)
 
 
@@ -212,7 +212,7 @@ def main(argv):
     if not values.models and not values.train_dir:
         raise UserError("expected --models, or --train_dir and the flags of a training; received neither.")
     depths = _depths(values.depths)
-    check_folder(values.output)
+    make_folder(values.output)
     if study == "recursions":
         recursions(values.output, values.data_dir, depths, training)
         return

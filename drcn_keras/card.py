@@ -1,0 +1,122 @@
+"""A trained model's files: the presets by name, and the JSON card beside a model that says how it was made."""
+
+import csv
+import datetime
+import json
+import os
+import platform
+
+import drcn_keras
+from drcn_keras.errors import UserError
+from drcn_keras.files import write_atomically
+
+_PRESETS = os.path.join(os.path.dirname(__file__), "weights")
+
+
+def presets() -> list[str]:
+    """The names of the trained models that ship with the package, sorted."""
+    names = os.listdir(_PRESETS) if os.path.isdir(_PRESETS) else []
+    return sorted(os.path.splitext(name)[0] for name in names if name.endswith(".keras"))
+
+
+def path_of(model: str) -> str:
+    """The path of a trained model's file. `model`: the name of a preset, or a path, which is returned as it is."""
+    return os.path.join(_PRESETS, model + ".keras") if model in presets() else model
+
+
+def card_path(model: str) -> str:
+    """Where the card of a model stands, a preset's name or a path."""
+    return os.path.splitext(path_of(model))[0] + ".json"
+
+
+def read(model: str) -> dict:
+    """The card of a model, a preset's name or a path; empty where there is none.
+
+    Raises:
+        UserError: what stands in its place is no card.
+    """
+    path = card_path(model)
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            card = json.load(file)
+    except ValueError as error:  # JSON's own, and that of bytes that are no text.
+        raise UserError(f"{path} is damaged: {error}.") from error
+    if not isinstance(card, dict):
+        raise UserError(f"{path} is damaged: expected a JSON object, found a {type(card).__name__}.")
+    return card
+
+
+def write(model: str, card: dict) -> None:
+    """Writes the card of a model, atomically. Values are JSON's, so no NaN and no infinity."""
+    text = json.dumps(card, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    write_atomically(card_path(model), lambda file: file.write(text.encode()))
+
+
+def of_training(model, epoch: int, minutes: float, logs: dict, settings: dict, sources: dict) -> dict:
+    """The card of a model that training has just found to be the best so far.
+
+    Args:
+        model: the `DRCN`.
+        epoch: the one that ended, 0-based.
+        minutes: that the run took up to now.
+        logs: of the epoch, with "val_psnr" and "val_bicubic" in dB.
+        settings: every setting of the run.
+        sources: what is said of the images, among it "train_sets" and "train_images".
+    """
+    import keras
+
+    return {
+        "package_version": drcn_keras.__version__,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.date.today().isoformat(),
+        "scale": model.scale or list(model.scales),
+        "filters": model.filters,
+        "recursions": model.recursions,
+        "channels": model.channels,
+        "parameters": model.count_params(),
+        "epoch": epoch + 1,
+        "minutes": round(minutes, 1),
+        "val_psnr": round(logs["val_psnr"], 4),
+        "val_bicubic_psnr": round(logs["val_bicubic"], 4),
+        "flags": settings,
+        **sources,
+    }
+
+
+def of_preset(run: str, command: str, results: list[dict]) -> dict:
+    """The card of a preset made of a finished run: of all its stages, without the folders of the machine.
+
+    Args:
+        run: the run's folder.
+        command: that trained it.
+        results: of `drcn_keras.evaluate`, one for each data set.
+
+    Raises:
+        UserError: the run, or the model that it started from, has no card.
+    """
+    card = _with_origin(os.path.join(run, "best.keras"))
+    with open(os.path.join(run, "log.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    card["command"] = command
+    card["val_curve"] = [[int(row["epoch"]), float(row["val_psnr"])] for row in rows if row["val_psnr"]]
+    card["results"] = [
+        {"dataset": result["dataset"], "scale": result["scale"], "images": len(result["images"]), **result["mean"]}
+        for result in results
+    ]
+    return card
+
+
+def _with_origin(model):
+    """The card of a model, and under "init" that of the model the training started from, if it did."""
+    card = read(model)
+    if not card:
+        raise UserError(f"no card at {card_path(model)}; expected one beside the best.keras of a training run.")
+    if card["flags"].get("init"):
+        card["init"] = _with_origin(card["flags"]["init"])
+    # Folders of the machine that trained are nobody's business; the command names the data sets.
+    card["flags"] = {key: value for key, value in card["flags"].items() if not key.endswith("_dir") and key != "init"}
+    return card

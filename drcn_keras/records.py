@@ -1,0 +1,95 @@
+"""What a training run writes down of its epochs: a table and TensorBoard's files."""
+
+import csv
+import io
+import os
+
+import keras
+import numpy as np
+from keras import ops
+
+from drcn_keras.files import write_atomically
+from drcn_keras.metrics import measured_psnr
+
+
+class CSVLog(keras.callbacks.Callback):
+    """One row per epoch in a CSV file. Rows of epochs that a resumed run repeats are replaced, never doubled.
+
+    Args:
+        path: the file.
+        columns: names of the logs to write, after "epoch" (1-based).
+    """
+
+    def __init__(self, path, columns):
+        super().__init__()
+        self.path = path
+        self.columns = ["epoch", *columns]
+
+    def on_epoch_end(self, epoch, logs=None):
+        rows = [row for row in self._rows() if int(row["epoch"]) <= epoch]
+        rows.append({"epoch": epoch + 1, **{name: f"{logs[name]:.6g}" for name in self.columns if name in logs}})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+
+    def _rows(self):
+        if not os.path.exists(self.path):
+            return []
+        with open(self.path, newline="") as file:
+            return list(csv.DictReader(file))
+
+
+class TensorBoardLog(keras.callbacks.Callback):
+    """Scalars, the D ensemble weights, the PSNR of every recursion and a sample image, for TensorBoard.
+
+    Written by tensorboardX, so that it is the same on every backend. A resumed run tells TensorBoard to drop what
+    an earlier process wrote of the epochs that it repeats.
+
+    Args:
+        folder: where the event file goes.
+        sample: a `data.Pair`, a small one: it is upscaled by every recursion at each validated epoch.
+    """
+
+    def __init__(self, folder, sample):
+        super().__init__()
+        self.folder = folder
+        self.sample = sample
+        self.writer = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = epoch + 1
+        if self.writer is None:
+            self._open(step)
+        for name, value in logs.items():
+            self.writer.add_scalar(name, value, step)
+        weights = ops.convert_to_numpy(self.model.ensemble_weights)
+        for recursion, weight in enumerate(weights, start=1):
+            self.writer.add_scalar(f"ensemble_weights/{recursion:02d}", weight, step)
+        if "val_psnr" in logs:
+            self._add_sample(step)
+        self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+    def _open(self, step):
+        from tensorboardX import SummaryWriter
+
+        # The suffix tells files apart that start within one second.
+        purge = step if step > 1 else None
+        self.writer = SummaryWriter(self.folder, purge_step=purge, filename_suffix=f".{step}")
+
+    def _add_sample(self, step):
+        ilr, hr, scale = self.sample.ilr, self.sample.hr, self.model.scale
+        reconstructions = ops.convert_to_numpy(self.model.reconstructions(ilr[None]))[0]
+        for recursion, image in enumerate(reconstructions, start=1):
+            self.writer.add_scalar(f"recursion_psnr/{recursion:02d}", measured_psnr(hr, image, scale), step)
+        sr = ops.convert_to_numpy(self.model(ilr[None]))[0]
+        strip = np.clip(np.concatenate([ilr, sr, hr], axis=1), 0.0, 1.0)
+        if strip.shape[-1] == 1:
+            strip = np.repeat(strip, 3, axis=-1)
+        self.writer.add_image("bicubic_drcn_original", strip, step, dataformats="HWC")
