@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from drcn_keras.errors import UserError
 from drcn_keras.image import both, enlarge, resized_side, rgb_to_ycbcr, turned, unturned, ycbcr_to_rgb
+from drcn_keras.transparency import extend_colors, reach
 
 # What the feature maps of one tile may take. Larger tiles waste less on their halo, 512 pixels are enough for that.
 _TILE_BYTES = 2 * 2**30
@@ -30,6 +31,8 @@ def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=Fal
     # The folded graph holds the features of every recursion in use until it sums them.
     tile = default_tile(model, len(used_recursions(model)) + 2) if tile is None else tile
     source = pixels.reshape(*pixels.shape[:2], -1)
+    if source.shape[2] in (2, 4):
+        source = extend_colors(source, reach(model.halo, min(both(factor))))
     height, width = (resized_side(side, along) for side, along in zip(source.shape, both(factor), strict=False))
     result = np.empty((height, width, source.shape[2]), pixels.dtype)
     places = tiles(height, width, tile, model.halo)

@@ -14,6 +14,7 @@ ORDER = [
     "files",
     "card",
     "image",
+    "transparency",
     "image_files",
     "lr_files",
     "metrics",

@@ -89,6 +89,7 @@ def test_results_are_clipped(bicubic_drcn):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_alpha_is_enlarged_and_never_dropped(random_drcn, colors, dtype):
     pixels = noise(8, 6, colors + 1, dtype=dtype) // 2 + 1
+    pixels[..., -1] += np.iinfo(dtype).max // 3
     result = upscale(pixels, random_drcn())
     assert result.shape == (16, 12, colors + 1)
     assert_one_step(result[..., -1], rounded(enlarge(pixels[..., -1], 2), dtype))
