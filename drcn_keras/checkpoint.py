@@ -13,7 +13,7 @@ import zipfile
 import numpy as np
 from absl import logging
 
-from drcn_keras.errors import UserError
+from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import write_atomically
 
 _NAME = "step-{:09d}.npz"
@@ -81,9 +81,9 @@ def newest(folder, objection=lambda meta: None):
             logging.warning("checkpoint %s is of another configuration: %s", *other)
         return data
     if refused:
-        raise UserError(refused[0][1])
+        raise ArgumentError(refused[0][1])
     if paths:
-        raise UserError(f"none of the {len(paths)} checkpoints in {folder} is whole; --fresh starts over.")
+        raise UserError(f"none of the {len(paths)} checkpoints in {folder} is whole; fresh starts over.")
     return b""
 
 

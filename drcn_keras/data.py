@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 from absl import logging
 
-from drcn_keras.errors import UserError
+from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.image import as_scales, bicubic, enlarge, luma, mod_crop, shrink, turned
 from drcn_keras.image_files import list_images, read_image
 
@@ -82,9 +82,9 @@ def split_holdout(paths, count):
         UserError: nothing would be left to train on.
     """
     if not 0 < count < len(paths):
-        raise UserError(
-            f"cannot hold out {count} of {len(paths)} training images; expected between 1 and {len(paths) - 1} "
-            "(--holdout), or a folder of its own (--val_dir)."
+        raise ArgumentError(
+            f"holdout: cannot hold out {count} of {len(paths)} training images; expected between 1 and "
+            f"{len(paths) - 1}, or a folder of its own (val_dir)."
         )
     chosen = {round(index * len(paths) / count) for index in range(count)}
     return (

@@ -15,7 +15,7 @@ import zlib
 import keras
 import numpy as np
 
-from drcn_keras.errors import UserError
+from drcn_keras.errors import ArgumentError, UserError
 
 STRATEGIES = ("auto", "default", "mirrored", "multi_worker")
 _TASKS = ("chief", "worker")
@@ -38,13 +38,13 @@ def choose(name, timeout=300.0):
     """
     if keras.backend.backend() != "tensorflow":
         if name in ("mirrored", "multi_worker"):
-            raise UserError(f"--strategy={name} needs KERAS_BACKEND=tensorflow; received {keras.backend.backend()}.")
+            raise ArgumentError(f"strategy {name} needs KERAS_BACKEND=tensorflow; received {keras.backend.backend()}.")
         return None
     if name == "default":
         return None
     cluster = _cluster()
     if name == "multi_worker" and not cluster:
-        raise UserError("--strategy=multi_worker needs the environment variable TF_CONFIG (see docs/training.md).")
+        raise ArgumentError("strategy multi_worker needs the environment variable TF_CONFIG (see docs/training.md).")
 
     import tensorflow as tf
 
@@ -69,6 +69,8 @@ def _cluster():
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
         known = set(cluster) <= set(_TASKS) and 0 <= int(task["index"]) < len(cluster[task["type"]])
+        # A text alone would be taken for a list of its letters.
+        known = known and all(isinstance(addresses, list) for addresses in cluster.values())
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
@@ -105,8 +107,8 @@ def training_data(stream, start, strategy=None):
         return _dataset(lambda: stream.batches(start), stream, stream.batch_size)
     share, rest = divmod(stream.batch_size, replicas(strategy))
     if rest:
-        raise UserError(
-            f"--batch_size is global and must be a multiple of the {replicas(strategy)} replicas; "
+        raise ArgumentError(
+            f"batch_size is global and must be a multiple of the {replicas(strategy)} replicas; "
             f"received {stream.batch_size}."
         )
 

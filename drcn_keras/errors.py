@@ -12,6 +12,10 @@ class UserError(Exception):
     """Something the user can put right. Its text is one line: what happened, expected, received."""
 
 
+class ArgumentError(UserError, ValueError):
+    """A `UserError` about one argument. Its text starts with the argument's name, which is its flag's in a command."""
+
+
 class Stopped(Exception):
     """A signal asked for an end and the work was put in a state that can be resumed: exit code 0."""
 
@@ -26,6 +30,8 @@ def run(main):
     def guarded(argv):
         try:
             return main(argv)
+        except ArgumentError as error:
+            _end(f"--{error}")
         except UserError as error:
             _end(str(error))
         except Stopped as stopped:

@@ -3,9 +3,11 @@
 import dataclasses
 import math
 import os
+import typing
 
+from drcn_keras.card import path_of, presets
 from drcn_keras.data import list_folders
-from drcn_keras.errors import UserError
+from drcn_keras.errors import ArgumentError
 from drcn_keras.files import make_folder
 
 
@@ -19,23 +21,34 @@ def _setting(default, text, choices=None, low=None, high=None, resumable=False):
 class Settings:
     """Everything that decides a training run; every field is a flag of the same name.
 
-    Defaults are the paper's (sections 3.3 and 4.1 of arXiv 1511.04491) where the help says so.
+    Defaults are the paper's (sections 3.3 and 4.1 of arXiv 1511.04491) where the help says so. Where several values
+    are meant, one alone and a text with commas between them will do too; a text that names an existing folder is
+    that folder, commas and all.
+
+    Raises:
+        ValueError: a text holds no such values.
     """
 
-    train_dir: str = _setting("", "folders of training photographs, separated by commas")
-    val_dir: str = _setting("", "folders of validation photographs; empty: hold out training images, see --holdout")
+    train_dir: tuple[str, ...] = _setting((), "folders of training photographs, separated by commas")
+    val_dir: tuple[str, ...] = _setting(
+        (), "folders of validation photographs; none: hold out training images, see holdout"
+    )
     model_dir: str = _setting(
         "", "where best.keras, its card, log.csv, checkpoints and TensorBoard logs go", resumable=True
     )
-    init: str = _setting("", "a DRCN .keras file whose weights training starts from, e.g. another scale's")
-    holdout: int = _setting(8, "training images kept for validation when --val_dir is empty", low=1)
-    scale: int = _setting(2, "enlargement", choices=(2, 3, 4))
+    init: str = _setting("", "a preset or a DRCN .keras file whose weights training starts from, e.g. another scale's")
+    holdout: int = _setting(8, "training images kept for validation where val_dir names none", low=1)
+    scale: tuple[int, ...] = _setting(
+        (2,), "enlargement, or several that one network learns together, separated by commas", choices=(2, 3, 4)
+    )
     channels: int = _setting(1, "1: luma, as the paper; 3: RGB", choices=(1, 3))
     filters: int = _setting(256, "feature maps F (paper: 256)", low=1)
     recursions: int = _setting(16, "recursions D (paper: 16)", low=1)
     patch_size: int = _setting(41, "pixels (paper: 41)", low=3)
     stride: int = _setting(21, "pixels from patch to patch (paper: 21)", low=1)
-    zooms: str = _setting("1", "multi-scale augmentation: shrink every image by these factors too, e.g. 1,0.8,0.6")
+    zooms: tuple[float, ...] = _setting(
+        (1.0,), "multi-scale augmentation: shrink every image by these factors too, e.g. 1,0.8,0.6"
+    )
     augment: bool = _setting(True, "flip and rotate patches")
     batch_size: int = _setting(64, "patches a step over all replicas (paper: 64)", low=1)
     epochs: int = _setting(100, "planned epochs", low=1, resumable=True)
@@ -57,8 +70,8 @@ class Settings:
     alpha_schedule: str = _setting("linear", "how alpha falls", choices=("linear", "cosine", "exponential"))
     alpha_start: float = _setting(1.0, "alpha of the first epoch", low=0.0, high=1.0)
     alpha_end: float = _setting(0.0, "alpha of the last epoch; must be > 0 for exponential", low=0.0, high=1.0)
-    alpha_until: float = _setting(0.5, "share of the run at which alpha has reached --alpha_end", low=0.001, high=1.0)
-    seed: int = _setting(0, "of weights, order, flips and rotations", low=0)
+    alpha_until: float = _setting(0.5, "share of the run at which alpha has reached alpha_end", low=0.001, high=1.0)
+    seed: int = _setting(0, "of weights, order, flips and rotations", low=0, high=2**32 - 1)
     precision: str = _setting("float32", "what the layers compute in", choices=("float32", "mixed_bfloat16"))
     xla: bool = _setting(False, "compile the step with XLA (TensorFlow; JAX always does)", resumable=True)
     strategy: str = _setting(
@@ -75,49 +88,85 @@ class Settings:
     checkpoint_every: int = _setting(1, "epochs between checkpoints", low=1, resumable=True)
     keep_checkpoints: int = _setting(3, "checkpoints kept", low=1, resumable=True)
     tensorboard: bool = _setting(True, "write TensorBoard logs", resumable=True)
-    fresh: bool = _setting(False, "delete the run in --model_dir and start over", resumable=True)
+    fresh: bool = _setting(False, "delete the run in model_dir and start over", resumable=True)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if element := element_type(field):
+                object.__setattr__(self, field.name, _parts(field.name, getattr(self, field.name), element))
 
 
-def check(settings):
-    """Raises UserError where a setting is out of its range or a folder cannot be used."""
+def element_type(field: dataclasses.Field) -> type | None:
+    """The type of the values of a field of `Settings` that takes several; None for any other field."""
+    return next(iter(typing.get_args(field.type)), None)
+
+
+def as_json(settings: Settings) -> dict:
+    """The settings as JSON holds them: lists where they have tuples."""
+    values = dataclasses.asdict(settings)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def spelled(value) -> str:
+    """A setting's value as a flag spells it."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def check(settings: Settings) -> None:
+    """Makes sure that a run can start with these settings; makes its folder.
+
+    Raises:
+        ValueError: a setting is out of its range, or a file or folder that it names cannot be used. It is a
+            `UserError` too.
+    """
     for field in dataclasses.fields(settings):
-        value, rule = getattr(settings, field.name), field.metadata
-        if rule["choices"] and value not in rule["choices"]:
-            expected = ", ".join(str(choice) for choice in rule["choices"])
-            raise UserError(f"--{field.name} must be one of {expected}; received {value}.")
-        if field.type is float and not math.isfinite(value):
-            raise UserError(f"--{field.name} must be a finite number; received {value}.")
-        for bound, wrong in (("low", lambda a, b: a < b), ("high", lambda a, b: a > b)):
-            if rule[bound] is not None and wrong(value, rule[bound]):
-                word = "least" if bound == "low" else "most"
-                raise UserError(f"--{field.name} must be at {word} {rule[bound]}; received {value}.")
+        value = getattr(settings, field.name)
+        for single in value if element_type(field) else (value,):
+            _check_value(field, single)
     for name in ("train_dir", "model_dir"):
         if not getattr(settings, name):
-            raise UserError(f"--{name} is required.")
+            raise ArgumentError(f"{name} is required.")
     if settings.alpha_schedule == "exponential" and not (settings.alpha_start > 0 and settings.alpha_end > 0):
-        raise UserError(f"--alpha_end must be > 0 with --alpha_schedule=exponential; received {settings.alpha_end}.")
+        raise ArgumentError(f"alpha_end must be > 0 with an exponential schedule; received {settings.alpha_end}.")
     if settings.learning_rate <= 0:
-        raise UserError(f"--learning_rate must be > 0; received {settings.learning_rate}.")
+        raise ArgumentError(f"learning_rate must be > 0; received {settings.learning_rate}.")
+    if not settings.scale or list(settings.scale) != sorted(set(settings.scale)):
+        raise ArgumentError(f"scale must be ascending, each once; received {spelled(settings.scale) or 'none'}.")
+    if not settings.zooms or not all(0.0 < factor <= 1.0 for factor in settings.zooms):
+        raise ArgumentError(f"zooms must be numbers in (0, 1]; received {spelled(settings.zooms) or 'none'}.")
 
-    folders = split(settings.train_dir)
-    list_folders(folders + split(settings.val_dir))
-    if settings.init and not os.path.isfile(settings.init):
-        raise UserError(f"--init: no file at {settings.init}.")
-    zooms(settings)
+    list_folders(settings.train_dir + settings.val_dir)
+    if settings.init and not os.path.isfile(path_of(settings.init)):
+        raise ArgumentError(f"init: no file at {settings.init}, and no preset of that name ({', '.join(presets())}).")
     make_folder(settings.model_dir)
 
 
-def split(text):
-    """The parts of a comma-separated setting, as a list."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _check_value(field, value):
+    """Raises ArgumentError where one value of a setting has another type or is out of range."""
+    kind, rule = element_type(field) or field.type, field.metadata
+    fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    if not fits:
+        raise ArgumentError(f"{field.name} must be of type {kind.__name__}; received {value!r}.")
+    if rule["choices"] and value not in rule["choices"]:
+        expected = ", ".join(str(choice) for choice in rule["choices"])
+        raise ArgumentError(f"{field.name} must be one of {expected}; received {value}.")
+    if kind is float and not math.isfinite(value):
+        raise ArgumentError(f"{field.name} must be a finite number; received {value}.")
+    if rule["low"] is not None and value < rule["low"]:
+        raise ArgumentError(f"{field.name} must be at least {rule['low']}; received {value}.")
+    if rule["high"] is not None and value > rule["high"]:
+        raise ArgumentError(f"{field.name} must be at most {rule['high']}; received {value}.")
 
 
-def zooms(settings):
-    """`settings.zooms` as a tuple of floats in (0, 1]. Raises UserError for anything else."""
+def _parts(name, given, element):
+    """The tuple of values that one value, several, or a text with commas stands for."""
+    parts: list = []
+    for part in given if isinstance(given, (list, tuple)) else (given,):
+        if not isinstance(part, str) or (element is str and os.path.isdir(part)):
+            parts.append(part)
+        else:
+            parts += [text.strip() for text in part.split(",") if text.strip()]
     try:
-        factors = tuple(float(part) for part in split(settings.zooms))
-    except ValueError:
-        factors = ()
-    if not factors or not all(0.0 < factor <= 1.0 for factor in factors):
-        raise UserError(f"--zooms must be numbers in (0, 1], separated by commas; received {settings.zooms!r}.")
-    return factors
+        return tuple(element(part) if isinstance(part, str) else part for part in parts)
+    except ValueError as error:
+        raise ArgumentError(f"{name} must be numbers, separated by commas; received {spelled(given)!r}.") from error

@@ -9,10 +9,10 @@ import os
 from absl import flags, logging
 
 from drcn_keras import errors
-from drcn_keras.settings import Settings, check
+from drcn_keras.settings import Settings, check, element_type
 
 
-def train(settings):
+def train(settings: Settings) -> dict:
     """Trains one DRCN, or goes on with the run that stands in `settings.model_dir`.
 
     Leaves there: best.keras, the model with the highest validation PSNR; best.json, its card; log.csv;
@@ -25,7 +25,7 @@ def train(settings):
         dict, the card of the best model; empty in a worker that is not the chief.
 
     Raises:
-        UserError: a setting, an image or a folder is wrong, or the loss became NaN.
+        UserError: a setting (then it is a ValueError too), an image or a folder is wrong, or the loss became NaN.
         errors.Stopped: SIGTERM or SIGINT arrived; a checkpoint was written.
     """
     check(settings)
@@ -39,19 +39,30 @@ def train(settings):
     return trainer.run(settings)
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines a flag for every field of `Settings`."""
-    define: dict = {
-        bool: flags.DEFINE_boolean,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-    }
     for field in dataclasses.fields(Settings):
         text = field.metadata["help"]
         if field.metadata["choices"]:
             text += f" ({' | '.join(str(choice) for choice in field.metadata['choices'])})"
-        define[field.type](field.name, field.default, text)
+        _define(field)(field.name, _flag_default(field), text)
+
+
+def _define(field):
+    element = element_type(field)
+    if element is None:
+        return {
+            bool: flags.DEFINE_boolean,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            str: flags.DEFINE_string,
+        }[field.type]
+    # Folders are repeated, numbers in a later flag replace those of a flagfile.
+    return flags.DEFINE_multi_string if element is str else flags.DEFINE_list
+
+
+def _flag_default(field):
+    return [str(part) for part in field.default] if element_type(field) else field.default
 
 
 def main(argv):

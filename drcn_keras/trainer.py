@@ -12,12 +12,12 @@ import keras
 from absl import logging
 
 from drcn_keras import callbacks, card, checkpoint, data, distribute, records
-from drcn_keras.errors import UserError
+from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import write_atomically
 from drcn_keras.model import DRCN
 from drcn_keras.presets import load
 from drcn_keras.run_folder import RunFolder
-from drcn_keras.settings import Settings, split, zooms
+from drcn_keras.settings import Settings, as_json, spelled
 from drcn_keras.validation import Validation
 
 _Inputs = collections.namedtuple("_Inputs", ["stream", "validation", "sources", "checksum"])
@@ -28,7 +28,7 @@ def run(settings):
     """Does what `train.train` says, with settings that were checked."""
     strategy = distribute.choose(settings.strategy, settings.worker_timeout)
     if strategy and settings.xla:
-        raise UserError("--xla compiles for one device; it goes with --strategy=default only.")
+        raise ArgumentError("xla compiles for one device; it goes with strategy default only.")
     workers = distribute.Workers(strategy, settings.worker_timeout)
     _make_repeatable(settings.seed)
     inputs = _load_data(settings)
@@ -55,7 +55,7 @@ def run(settings):
     if resumed:
         logging.info("resuming after step %d (epoch %d)", step, step // steps)
         if _has_ended(stateful, step // steps):
-            logging.info("this run has ended; --epochs or --time_limit extends it, --fresh starts over")
+            logging.info("this run has ended; epochs or time_limit extends it, fresh starts over")
             return card.read(folder.best)
 
     saver = _saver(settings, folder, identity, stateful, workers)
@@ -157,16 +157,16 @@ def _records(settings, folder, sample):
 
 def _load_data(settings):
     """Reads the images. Returns `_Inputs`."""
-    folders = split(settings.train_dir)
+    folders = settings.train_dir
     train_paths = data.list_folders(folders)
     if settings.val_dir:
-        val_folders = split(settings.val_dir)
+        val_folders = settings.val_dir
         val_paths = data.list_folders(val_folders)
     else:
         val_folders = folders
         train_paths, val_paths = data.split_holdout(train_paths, settings.holdout)
-    pairs = data.load_pairs(train_paths, settings.scale, settings.channels, settings.patch_size, zooms(settings))
-    validation = data.load_pairs(val_paths, settings.scale, settings.channels, 4 * settings.scale)
+    pairs = data.load_pairs(train_paths, settings.scale, settings.channels, settings.patch_size, settings.zooms)
+    validation = data.load_pairs(val_paths, settings.scale, settings.channels, 4 * max(settings.scale))
     stream = data.PatchStream(
         pairs, settings.patch_size, settings.stride, settings.batch_size, settings.seed, settings.augment
     )
@@ -211,7 +211,7 @@ def _start_from(model, other, path):
     """Copies another DRCN's weights; alpha stays at its start."""
     for name in ("filters", "recursions", "channels"):
         if getattr(other, name) != getattr(model, name):
-            raise UserError(f"--init: {path} has {name} {getattr(other, name)}; this run has {getattr(model, name)}.")
+            raise ArgumentError(f"init: {path} has {name} {getattr(other, name)}; this run has {getattr(model, name)}.")
     for ours, theirs in zip(model.trainable_weights, other.trainable_weights, strict=True):
         ours.assign(theirs)
 
@@ -226,27 +226,24 @@ def _restore(model, resumed, stateful):
 
 
 def _identity(settings):
-    """The settings that a resumed run must share with its checkpoint."""
-    return {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(settings)
-        if not field.metadata["resumable"]
-    }
+    """The settings that a resumed run must share with its checkpoint, as JSON holds them."""
+    values = as_json(settings)
+    return {field.name: values[field.name] for field in dataclasses.fields(settings) if not field.metadata["resumable"]}
 
 
 def _contradiction(identity, saved):
     """Why a checkpoint made with the settings `saved` does not fit this run, or None."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    defaults = as_json(Settings())
     for name, value in identity.items():
         # A setting that the checkpoint does not know had its default's effect when it was written.
         before = saved.get(name, defaults.get(name, value))
         if before == value:
             continue
         if name == "images":
-            clash = "the images of --train_dir or --val_dir are not those that the checkpoint in --model_dir saw"
+            clash = "train_dir or val_dir: the images are not those that the checkpoint in model_dir saw"
         else:
-            clash = f"--{name}={value} contradicts the checkpoint in --model_dir, made with --{name}={before}"
-        return f"{clash}; use the same, another --model_dir, or --fresh to start over."
+            clash = f"{name}={spelled(value)} contradicts the checkpoint in model_dir, made with {spelled(before)}"
+        return f"{clash}; use the same, another model_dir, or fresh to start over."
     return None
 
 
@@ -256,7 +253,7 @@ def _best_saver(settings, sources, path, clock):
     def save(model, logs, epoch):
         packed = _packed(model, path)
         write_atomically(path, lambda file: file.write(packed))
-        made = card.of_training(model, epoch, clock.elapsed, logs, dataclasses.asdict(settings), sources)
+        made = card.of_training(model, epoch, clock.elapsed, logs, as_json(settings), sources)
         card.write(path, made)
 
     return save

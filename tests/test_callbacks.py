@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_names_step_rate_and_advice(model, loss):
     model.optimizer.learning_rate.assign(0.25)
     guard = attached(callbacks.NonFiniteGuard(first_step=40), model)
     guard.on_train_batch_end(0, {"loss": 1.0})
-    with pytest.raises(UserError, match=rf"loss is {loss} at step 42 with learning rate 0\.25; clip .*--clip_norm"):
+    with pytest.raises(UserError, match=rf"loss is {loss} at step 42 with learning rate 0\.25; clip .*clip_norm"):
         guard.on_train_batch_end(1, {"loss": loss})
 
 

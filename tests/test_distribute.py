@@ -151,7 +151,14 @@ def test_slices_of_a_step_are_its_batch(photographs):
 
 
 @pytest.mark.parametrize(
-    "config", ["{", "[]", '{"cluster": {"worker": ["a:1"]}}', '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps"}}']
+    "config",
+    [
+        '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
+        "{",
+        "[]",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps"}}',
+    ],
 )
 def test_a_malformed_tf_config_is_named(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)

@@ -8,7 +8,6 @@ The page carries crops of the images in --data_dir: publish it only where those 
 import base64
 import collections
 import csv
-import dataclasses
 import datetime
 import io
 import json
@@ -32,7 +31,7 @@ from drcn_keras.files import make_folder, write_atomically
 from drcn_keras.metrics import eight_bit
 from drcn_keras.published import complaints, published
 from drcn_keras.reporting import measured, plots
-from drcn_keras.settings import Settings
+from drcn_keras.settings import Settings, as_json, spelled
 
 FILE_NAME = "report.html"
 GENERATOR = '<meta name="generator" content="drcn_keras report">'
@@ -350,8 +349,8 @@ def _model(model, name, network):
         )
     command = made.get("command", "")
     if made and not command:
-        defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
-        flag_texts = [f"--{key}={value}" for key, value in made["flags"].items() if value != defaults.get(key)]
+        defaults = as_json(Settings())
+        flag_texts = [f"--{key}={spelled(value)}" for key, value in made["flags"].items() if value != defaults.get(key)]
         command = shlex.join(["python", "-m", "drcn_keras.train", *flag_texts])
     return {"name": name, "text": text, "command": command}
 

@@ -228,7 +228,7 @@ def _training_flags():
     given = [flags.FLAGS[field.name] for field in dataclasses.fields(Settings) if flags.FLAGS[field.name].present]
     if any(flag.name == "model_dir" for flag in given):
         raise UserError("--model_dir is not for a study: its trainings go to --output.")
-    return [f"--{flag.name}={flag.value}" for flag in given]
+    return [argument for flag in given for argument in flag.serialize().split("\n")]
 
 
 def _depths(texts):

@@ -1,0 +1,56 @@
+import dataclasses
+
+import pytest
+
+from drcn_keras.errors import UserError
+from drcn_keras.settings import Settings, as_json, check, spelled
+
+
+def test_several_values_are_given_as_one_as_many_or_as_text(tmp_path):
+    odd = tmp_path / "a,b"
+    odd.mkdir()
+    assert Settings(train_dir="T91, BSD200").train_dir == ("T91", "BSD200")
+    assert Settings(train_dir=[str(odd), "T91,BSD200"]).train_dir == (str(odd), "T91", "BSD200")
+    assert Settings(train_dir="").train_dir == ()
+    assert Settings(scale=3).scale == Settings(scale="3").scale == Settings(scale=["3"]).scale == (3,)
+    assert Settings(scale="2,3,4").scale == (2, 3, 4)
+    assert Settings(zooms="1,0.5").zooms == (1.0, 0.5)
+
+
+def test_what_json_and_flags_show_of_them():
+    settings = Settings(train_dir="a,b", zooms="1,0.5")
+    assert as_json(settings)["zooms"] == [1.0, 0.5]
+    assert Settings(**as_json(settings)) == settings
+    assert spelled(settings.train_dir) == "a,b"
+    assert spelled(3) == "3"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"filters": "3"}, "^filters must be of type int; received '3'"),
+        ({"filters": True}, "^filters must be of type int"),
+        ({"augment": 1}, "^augment must be of type bool"),
+        ({"scale": (2, 5)}, "^scale must be one of 2, 3, 4; received 5"),
+        ({"scale": (2.5,)}, "^scale must be of type int"),
+        ({"scale": (3, 3)}, "^scale must be ascending, each once; received 3,3"),
+        ({"scale": ()}, "^scale must be ascending, each once; received none"),
+        ({"zooms": (0.0,)}, r"^zooms must be numbers in \(0, 1\]; received 0.0"),
+        ({"beta": float("nan")}, "^beta must be a finite number"),
+        ({"seed": 2**32}, "^seed must be at most 4294967295"),
+        ({"learning_rate": 0}, "^learning_rate must be > 0"),
+        ({"train_dir": ()}, "^train_dir is required"),
+        ({"init": "mobile-x9"}, r"^init: no file at mobile-x9, and no preset of that name \(.*mobile-x2"),
+    ],
+)
+def test_python_callers_are_told_the_argument(photographs, tmp_path, wrong, message):
+    settings = Settings(train_dir=str(photographs), model_dir=str(tmp_path / "run"), init="mobile-x2")
+    check(settings)
+    for kind in (ValueError, UserError):
+        with pytest.raises(kind, match=message):
+            check(dataclasses.replace(settings, **wrong))
+
+
+def test_text_for_numbers_is_refused_where_it_is_given():
+    with pytest.raises(ValueError, match=r"^zooms must be numbers, separated by commas; received '1,b'"):
+        Settings(zooms="1,b")
