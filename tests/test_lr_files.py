@@ -47,7 +47,7 @@ def test_no_lr_image_or_several(folder, tmp_path):
     with pytest.raises(UserError, match=r"HR.a\.png has several LR images: .*a\.png and .*ax2\.png; expected one"):
         matched(originals, str(tmp_path / "LR"), 2)
     with pytest.raises(
-        UserError, match=r"c\.png has no LR image in .*LR \(1 of 2 originals have none\); expected c, cx4"
+        UserError, match=r"c\.png has no LR image in .*LR \(1 of 2 originals have none\); expected c, cx"
     ):
         matched(originals[1:], str(tmp_path / "LR"), 4)
     with pytest.raises(UserError, match="missing: expected a folder"):
