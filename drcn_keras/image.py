@@ -112,6 +112,14 @@ def as_scales(scale):
     return tuple(scale) if isinstance(scale, (list, tuple)) else (scale,)
 
 
+def are_scales(scale):
+    """Whether `scale` is 2, 3 or 4, or several of them, ascending."""
+    scales = as_scales(scale)
+    return (
+        len(scales) > 0 and all(type(s) is int and s in SCALES for s in scales) and list(scales) == sorted(set(scales))
+    )
+
+
 def both(factor):
     """A factor for height and one for width, from one number or two."""
     return tuple(factor) if isinstance(factor, (tuple, list)) else (factor, factor)

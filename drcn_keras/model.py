@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from drcn_keras.distribute import DistributedModel
-from drcn_keras.image import SCALES, as_scales
+from drcn_keras.image import are_scales, as_scales
 from drcn_keras.layers import CenteredIdentity, RecursionWeighting
 from drcn_keras.losses import drcn_loss, weight_decay
 
@@ -48,8 +48,7 @@ class DRCN(DistributedModel):
         _check("recursions", recursions, type(recursions) is int and recursions >= 1, "a whole number >= 1")
         _check("filters", filters, type(filters) is int and filters >= 1, "a whole number >= 1")
         _check("channels", channels, type(channels) is int and channels in (1, 3), "1 (luma) or 3 (RGB)")
-        scales = as_scales(scale)
-        _check("scale", scale, _are_scales(scales), "2, 3 or 4, or several of them, ascending")
+        _check("scale", scale, are_scales(scale), "2, 3 or 4, or several of them, ascending")
         _check("beta", beta, beta >= 0, "a number >= 0")
         # A model is float32 at its ends whatever its inside computes in.
         dtype = kwargs.pop("dtype", None)
@@ -85,7 +84,7 @@ class DRCN(DistributedModel):
         self.recursions = recursions
         self.filters = filters
         self.channels = channels
-        self.scales = scales
+        self.scales = as_scales(scale)
         self.beta = beta
         # A variable, so that a traced graph sees the annealed value; the loss's, not the network's.
         self.alpha = self.add_weight(name="alpha", shape=(), initializer="ones", trainable=False)
@@ -184,11 +183,6 @@ def _reconstruct(ilr, embedding, inference, reconstruction, skip, recursions):
             residual = layer(residual)
         outputs.append(skip([residual, ilr]))
     return outputs
-
-
-def _are_scales(scales):
-    known = all(type(scale) is int and scale in SCALES for scale in scales)
-    return known and len(scales) > 0 and list(scales) == sorted(set(scales))
 
 
 def _check(name, value, holds, expected):

@@ -84,7 +84,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         self.writer = SummaryWriter(self.folder, purge_step=purge, filename_suffix=f".{step}")
 
     def _add_sample(self, step):
-        ilr, hr, scale = self.sample.ilr, self.sample.hr, self.model.scale
+        ilr, hr, scale = self.sample.ilr, self.sample.hr, self.sample.scale
         reconstructions = ops.convert_to_numpy(self.model.reconstructions(ilr[None]))[0]
         for recursion, image in enumerate(reconstructions, start=1):
             self.writer.add_scalar(f"recursion_psnr/{recursion:02d}", measured_psnr(hr, image, scale), step)

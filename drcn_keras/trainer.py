@@ -14,6 +14,7 @@ from absl import logging
 from drcn_keras import callbacks, card, checkpoint, data, distribute, records
 from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import write_atomically
+from drcn_keras.image import as_scales
 from drcn_keras.model import DRCN
 from drcn_keras.presets import load
 from drcn_keras.run_folder import RunFolder
@@ -149,7 +150,10 @@ def _schedules(settings, clock):
 
 def _records(settings, folder, sample):
     """The callbacks that write what happened."""
-    rules = [records.CSVLog(folder.log, ["loss", "alpha", "lr", "val_psnr", "val_bicubic"])]
+    columns = ["loss", "alpha", "lr", "val_psnr", "val_bicubic"]
+    if len(settings.scale) > 1:
+        columns += [f"val_psnr_x{scale}" for scale in settings.scale]
+    rules = [records.CSVLog(folder.log, columns)]
     if settings.tensorboard:
         rules.append(records.TensorBoardLog(folder.tensorboard, sample))
     return rules
@@ -177,7 +181,7 @@ def _load_data(settings):
         "train_images": used,
         "patches": len(stream),
         "val_sets": [os.path.basename(os.path.normpath(name)) for name in val_folders],
-        "val_images": len(validation),
+        "val_images": len({pair.path for pair in validation}),
     }
     checksum = 0
     for pair in pairs + validation:
@@ -237,6 +241,9 @@ def _contradiction(identity, saved):
     for name, value in identity.items():
         # A setting that the checkpoint does not know had its default's effect when it was written.
         before = saved.get(name, defaults.get(name, value))
+        if name == "scale":
+            # A tuple, which JSON gives back as a list; a number in the checkpoints of earlier versions.
+            before, value = as_scales(before), as_scales(value)
         if before == value:
             continue
         if name == "images":

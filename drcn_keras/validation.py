@@ -1,5 +1,6 @@
 """Measuring whole images while training goes on, and keeping the best model."""
 
+import collections
 import math
 
 import keras
@@ -12,7 +13,8 @@ from drcn_keras.metrics import measured_psnr
 class Validation(keras.callbacks.Callback):
     """Measures whole images by the field's protocol and keeps the best model.
 
-    Adds to the logs of a validated epoch: "val_psnr" (dB, the ensemble), "val_bicubic" (dB) and "lr".
+    Adds to the logs of a validated epoch: "val_psnr" (dB, the ensemble), "val_bicubic" (dB) and "lr";
+    and where there are several scales, whose mean these are, "val_psnr_x2" and so on.
 
     Args:
         pairs: list of `data.Pair`.
@@ -36,16 +38,29 @@ class Validation(keras.callbacks.Callback):
         logs["lr"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         if (epoch + 1) % self.every and epoch + 1 < self.epochs and not self.model.stop_training:
             return
-        scale = self.model.scale
         if self.bicubic is None:
-            self.bicubic = float(np.mean([measured_psnr(pair.hr, pair.ilr, scale) for pair in self.pairs]))
+            self.bicubic = self._mean(self._by_scale(lambda pair: pair.ilr))
         logs["val_bicubic"] = self.bicubic
-        psnr = np.mean([measured_psnr(pair.hr, self._upscaled(pair), scale) for pair in self.pairs])
-        logs["val_psnr"] = self.agree(float(psnr))
+        measured = self._by_scale(self._upscaled)
+        if len(measured) > 1:
+            logs.update({f"val_psnr_x{scale}": psnr for scale, psnr in measured.items()})
+        logs["val_psnr"] = self.agree(self._mean(measured))
         if logs["val_psnr"] > self.best:
             self.best = logs["val_psnr"]
             if self.save_best:
                 self.save_best(self.model, logs, epoch)
+
+    def _by_scale(self, restore):
+        """The mean PSNR of what `restore` makes of the pairs, for each scale."""
+        measured = collections.defaultdict(list)
+        for pair in self.pairs:
+            measured[pair.scale].append(measured_psnr(pair.hr, restore(pair), pair.scale))
+        return {scale: float(np.mean(decibels)) for scale, decibels in measured.items()}
+
+    @staticmethod
+    def _mean(measured):
+        """Every scale counts alike."""
+        return float(np.mean(list(measured.values())))
 
     def _upscaled(self, pair):
         # Not model(ilr): called eagerly, Keras's functional model keeps the features of every recursion.

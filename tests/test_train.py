@@ -328,7 +328,10 @@ def test_help_documents_every_flag():
         (["--train_dir=nowhere", "--model_dir=x"], "nowhere: expected a folder of images; there is nothing"),
         (["--train_dir={images}", "--val_dir={empty}", "--model_dir=x"], "no image in this folder"),
         (["--train_dir={images}", "--model_dir={images}/0.png"], "0.png cannot be written to: File exists"),
-        (["--train_dir={images}", "--model_dir={empty}", "--scale=5"], "--scale must be one of 2, 3, 4; received 5"),
+        (
+            ["--train_dir={images}", "--model_dir={empty}", "--scale=5"],
+            "--scale must be one of 2, 3, 4; received 5",
+        ),
         (["--train_dir={images}", "--model_dir={empty}", "--recursions=0"], "--recursions must be at least 1; rec"),
         (["--train_dir={images}", "--model_dir={empty}", "--epochs=many"], "--epochs=many"),
         (["--train_dir={images}", "--model_dir={empty}", "--zooms=1,2"], "--zooms must be numbers in (0, 1]"),
@@ -360,3 +363,19 @@ def test_flags_compose_with_flagfiles(photographs, tmp_path):
     arguments = [f"--flagfile={flagfile}", f"--train_dir={photographs}", f"--model_dir={tmp_path / 'run'}"]
     assert "--scale must be one of 2, 3, 4; received 7" in command(*arguments).stderr
     assert "--epochs must be at least 1; received 0" in command(*arguments, "--scale=2", "--epochs=0").stderr
+
+
+def test_one_network_for_several_scales(tiny, tmp_path):
+    card = train(tiny(tmp_path, scale=(2, 3)))
+    # Three photographs of 24 x 24, twice, each cut into nine patches of 12 with a stride of 6.
+    assert card["scale"] == [2, 3]
+    assert card["patches"] == 2 * card["train_images"] * 9
+    model = load(str(tmp_path / "best.keras"))
+    assert model.scales == (2, 3)
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    mean = (float(rows[-1]["val_psnr_x2"]) + float(rows[-1]["val_psnr_x3"])) / 2
+    assert float(rows[-1]["val_psnr"]) == pytest.approx(mean, abs=1e-3)
+    resumed = train(tiny(tmp_path, scale=[2, 3], epochs=3))
+    assert resumed["val_images"] == card["val_images"] == 1
+    with pytest.raises(UserError, match="scale=3 contradicts"):
+        train(tiny(tmp_path, scale=3, epochs=3))
