@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 pytest.importorskip("jinja2", reason="jinja2 fills the report's page: pip install drcn_keras[report]")
 pytest.importorskip("matplotlib", reason="matplotlib draws the learning curves: pip install drcn_keras[report]")
 
-from drcn_keras.reporting import report  # noqa: E402
+from drcn_keras.reporting import measured, report  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -322,3 +322,25 @@ def test_all_crops_of_a_picture_zoom_and_move_together(tab):
     tab.mouse.up()
     # The picture follows the pointer by half a frame.
     assert places() == pytest.approx(np.tile([4.0, 0.5, 3.0], (4, 1)), abs=0.03)
+
+
+def test_one_network_of_several_scales_is_one_column():
+    class Network:
+        def __init__(self, *scales):
+            self.scales = scales
+
+    networks = {"drcn-x234": Network(2, 3, 4), "mobile-x2": Network(2), "mobile-x3": Network(3)}
+    assert report._families(networks) == {"drcn-x234": "drcn", "mobile-x2": "mobile", "mobile-x3": "mobile"}
+    clash = {"a-x23": Network(2, 3), "a-x3": Network(3)}
+    assert report._families(clash) == {"a-x23": "a-x23", "a-x3": "a-x3"}
+
+
+def test_measures_every_scale_of_a_network_with_its_folder(bicubic_drcn, photographs, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with Image.open(photographs / "camera.png") as photo:
+            photo.crop((200, 100, 240, 140)).save(tmp_path / name / "camera.png")
+    folders = [str(tmp_path / "one"), str(tmp_path / "two")]
+    results = measured.measure("m.keras", bicubic_drcn(scale=(2, 3)), folders)
+    found = [(result["scale"], result["dataset"], result["folder"]) for result in results]
+    assert found == [(2, "one", folders[0]), (2, "two", folders[1]), (3, "one", folders[0]), (3, "two", folders[1])]

@@ -339,3 +339,14 @@ def test_bicubic_has_the_bits_of_the_package(scale, shape):
     rows, columns = (server_images.contributions(*given, scale) for given in zip(shape, window, strict=True))
     part, rows, columns = server_images.crop(tf.constant(lr[None]), rows, columns)
     assert np.array_equal(server_images.resize(part, rows, columns)[0], expected[window])
+
+
+def test_a_network_of_several_scales_is_exported_for_one(tmp_path):
+    from drcn_keras.commands import load_at
+
+    several = small_model(scale=(2, 3))
+    with pytest.raises(UserError, match=r"--scale is required, one of \(2, 3\)"):
+        load_at(several)
+    with pytest.raises(UserError, match="weights are for x2 and x3"):
+        load_at(several, 4)
+    assert load_at(several, 3).scale == 3

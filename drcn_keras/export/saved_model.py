@@ -13,10 +13,10 @@ from absl import flags
 from PIL import Image
 
 from drcn_keras import errors
+from drcn_keras.commands import load_at
 from drcn_keras.errors import UserError
 from drcn_keras.export import server_graph, warmup
 from drcn_keras.files import sync
-from drcn_keras.presets import load
 
 TOLERANCE = 1e-5
 _SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
@@ -140,13 +140,15 @@ def main(argv):
     errors.refuse_arguments(argv)
     settings = flags.FLAGS
     sizes = _sizes(settings.warmup_sizes)
-    folder = export(load(settings.model), settings.output, settings.version, settings.max_pixels, settings.tile, sizes)
+    model = load_at(settings.model, settings.scale and int(settings.scale))
+    folder = export(model, settings.output, settings.version, settings.max_pixels, settings.tile, sizes)
     print(folder)
 
 
 def run():
     """The command."""
-    flags.DEFINE_string("model", None, "trained DRCN, a .keras file", required=True)
+    flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
+    flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
     flags.DEFINE_string("output", None, "folder of the numbered versions that a server polls", required=True)
     flags.DEFINE_integer("version", None, "version number; the next free one by default", lower_bound=1)
     flags.DEFINE_integer("max_pixels", 2**24, "most low-resolution pixels in one request", lower_bound=1)

@@ -17,12 +17,13 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from drcn_keras import errors
+from drcn_keras.card import path_of
+from drcn_keras.commands import load_at
 from drcn_keras.errors import UserError
 from drcn_keras.export import quantize, runner
 from drcn_keras.export.exporter import Exporter
 from drcn_keras.export.manifest import describe
 from drcn_keras.files import write_atomically
-from drcn_keras.presets import load, path_of
 
 PIPELINES = ("luma", "rgb")
 # A file below this against the float model is broken, not merely rounded. dB over the golden patches.
@@ -115,6 +116,7 @@ def define_flags(values=flags.FLAGS):
         getattr(flags, f"DEFINE_{kind}")(*arguments, flag_values=values, **options)
 
     define("string", "model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
+    define("enum", "scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
     define("string", "output", None, "folder that the files are written to", required=True)
     define("list", "mode", ["float32"], f"comma-separated: {', '.join(quantize.MODES)}")
     define("list", "pipeline", ["luma"], "luma: ILR to SR; rgb: 8-bit LR to 8-bit SR, everything in the graph")
@@ -143,7 +145,7 @@ def main(argv):
     modes = known("mode", settings.mode, quantize.MODES)
     pipelines = known("pipeline", settings.pipeline, PIPELINES)
     exporter = Exporter(
-        load(settings.model),
+        load_at(settings.model, settings.scale and int(settings.scale)),
         path_of(settings.model),
         settings.lr_height,
         settings.lr_width,

@@ -1,5 +1,6 @@
 """What the tools say of a trained model: a short name, its card, its results."""
 
+import itertools
 import logging
 import os
 
@@ -16,10 +17,17 @@ def label(name):
 def description(name, model):
     """One phrase: the model's size and, where its card tells, its training."""
     text = f"{label(name)}: F={model.filters}, D={model.recursions}"
+    if model.scale is None:
+        text += f", one network for {scales(model)}"
     made = card.read(name)
     if made:
         text += f", trained on {images(made)}"
     return text
+
+
+def scales(model):
+    """The enlargements of a model, such as "x2" or "x2, x3, x4"."""
+    return ", ".join(f"x{scale}" for scale in model.scales)
 
 
 def images(made):
@@ -38,7 +46,8 @@ def measure(name, model, data_dirs, save_images=None):
         save_images: folder for the restored images, see `drcn_keras.evaluate`; None: keep none.
 
     Returns:
-        list of dicts, one per folder: what `drcn_keras.evaluate` returns of it and its mean's entries, with "model",
+        list of dicts, one per scale and folder: what `drcn_keras.evaluate` returns of it and its mean's entries, with
+        "model",
         the label, and "folder".
 
     Raises:
@@ -49,5 +58,5 @@ def measure(name, model, data_dirs, save_images=None):
     results = drcn_keras.evaluate(model, data_dirs, save_images=save_images, progress=True)["results"]
     return [
         {"model": label(name), "folder": folder, **result, **result["mean"]}
-        for folder, result in zip(data_dirs, results, strict=True)
+        for folder, result in zip(itertools.cycle(data_dirs), results, strict=False)
     ]

@@ -84,7 +84,7 @@ def weights(learned, caption):
     """The ensemble's weights as bars and their start, 1/D, as a line; a panel per model.
 
     Args:
-        learned: list of dicts with "model", "scale" and "weights" (D numbers).
+        learned: list of dicts with "model", "scales" and "weights" (D numbers).
         caption: what stands under the panels.
 
     Returns:
@@ -102,7 +102,7 @@ def weights(learned, caption):
         panel.margins(y=0.3)
         panel.set(xlabel="recursion d", ylabel="weight $w_d$")
         panel.legend(loc="upper left")
-        panel.set_title(f"{entry['model']}, x{entry['scale']}: the weights' sum is {sum(values):.3f}")
+        panel.set_title(f"{entry['model']}, {entry['scales']}: the weights' sum is {sum(values):.3f}")
 
     return _panels(draw, learned, caption)
 

@@ -337,7 +337,7 @@ def _model(model, name, network):
     """What the page says of a model."""
     made = card.read(model)
     text = (
-        f"Scale {network.scale}, F={network.filters} filters, D={network.recursions} recursions, "
+        f"For {measured.scales(network)}, F={network.filters} filters, D={network.recursions} recursions, "
         f"{network.count_params():,} parameters."
     )
     if made:
@@ -363,13 +363,13 @@ def _names(models):
 
 def _family(name):
     """A model's name without its scale: mobile for mobile-x2."""
-    return re.sub(r"[-_]?x[234]$", "", name) or name
+    return re.sub(r"[-_]?x[234]+$", "", name) or name
 
 
 def _families(networks):
     """The column of each model in the benchmark table: its family, or itself where that would be ambiguous."""
-    columns = {(_family(name), network.scale) for name, network in networks.items()}
-    return {name: _family(name) if len(columns) == len(networks) else name for name in networks}
+    cells = [(_family(name), scale) for name, network in networks.items() for scale in network.scales]
+    return {name: _family(name) if len(set(cells)) == len(cells) else name for name in networks}
 
 
 def _check_folders(data_dirs):

@@ -107,9 +107,9 @@ def weights(output, models):
         model = drcn_keras.load(name)
         sizes.append(measured.description(name, model))
         values = keras.ops.convert_to_numpy(model.ensemble_weights).tolist()
-        learned.append({"model": measured.label(name), "scale": model.scale, "weights": values})
+        learned.append({"model": measured.label(name), "scales": measured.scales(model), "weights": values})
     rows = [
-        {"model": entry["model"], "scale": entry["scale"], "recursion": depth, "weight": weight}
+        {"model": entry["model"], "scales": entry["scales"], "recursion": depth, "weight": weight}
         for entry in learned
         for depth, weight in enumerate(entry["weights"], start=1)
     ]
