@@ -2,32 +2,53 @@
 
 Each original is cut to a multiple of the scale, shrunk with MATLAB's bicubic, enlarged again and restored. PSNR
 and SSIM are taken on Y, rounded to 8 bit, without a border of `scale` pixels. Bicubic enlargement is measured
-beside every model and held against the published number: if it is off, so is everything else.
+beside every model and held against the published number: if it is off, so is everything else. With --lr_dir, LR
+images of one's own take the place of shrunk originals.
 """
 
+import collections
 import itertools
-import json
-import math
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
 from drcn_keras import errors
-from drcn_keras.commands import check_scales, check_tile, default_model, load_for, prepare_tensorflow, warn_skipped
-from drcn_keras.errors import UserError
+from drcn_keras.commands import check_scales, check_tile, default_model, load_for, prepare_tensorflow
+from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import make_folder, write_atomically
-from drcn_keras.image import SCALES, as_scales, enlarge, luma, mod_crop, rgb_to_ycbcr, shrink, ycbcr_to_rgb
-from drcn_keras.image_files import list_images, read_image, write_image
-from drcn_keras.metrics import SSIM_WINDOW, comparable, eight_bit, psnr, ssim
-from drcn_keras.published import complaints, published
-from drcn_keras.tiling import compiled, default_tile, restoring, tiles
+from drcn_keras.image import SCALES, as_scales
+from drcn_keras.image_files import image_folders, list_images, read_image
+from drcn_keras.lr_files import check_fit, matched
+from drcn_keras.measuring import Restorer, measure
+from drcn_keras.metrics import mean_psnr
+from drcn_keras.published import complaints
+from drcn_keras.results import table, to_csv, to_json
+
+if TYPE_CHECKING:
+    from drcn_keras.model import DRCN
+
+_Folders = str | os.PathLike | Sequence[str | os.PathLike]
+
+DataSet = collections.namedtuple("DataSet", ["name", "paths", "lr_dir"])
+DataSet.__doc__ = "A folder of originals: its name in results, its image files, the folder of their LR images or None."
 
 
 def evaluate(
-    model, data_dir, scale=None, tile=None, save_images=None, overwrite=False, progress=False, self_ensemble=False
-):
+    model: "DRCN | str | os.PathLike",
+    data_dir: _Folders,
+    scale: int | Sequence[int] | None = None,
+    tile: int | None = None,
+    save_images: str | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    self_ensemble: bool = False,
+    lr_dir: _Folders | None = None,
+    recursive: bool = False,
+) -> dict[str, list[dict[str, Any]]]:
     """Measures a model, and bicubic enlargement beside it, on folders of originals.
 
     Args:
@@ -40,52 +61,97 @@ def evaluate(
         overwrite: replace files in `save_images`.
         progress: show a progress bar on standard error.
         self_ensemble: average over the eight flips and turns of each image, the field's "+" results.
+        lr_dir: folder of LR images to restore as they are, or one for each of `data_dir`, found by name as
+            `lr_files.matched` says; None: MATLAB's bicubic shrinks the originals.
+        recursive: take every folder inside `data_dir` that holds images as a data set of its own, named by its path
+            from there; those of `lr_dir` have the same paths.
 
     Returns:
         {"results": [{"dataset", "scale", "images": [{"name", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim"}],
-        "mean": {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "recursion_psnr", "ensemble"}}]}, one result per
-        folder and scale. PSNR in dB; "psnr" is the ensemble's; "recursion_psnr" has that of every single y_d, those
-        that a thin ensemble leaves out too; "ensemble" lists the recursions d that it draws on. Both are empty for
-        "bicubic".
+        "mean": {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "recursion_psnr", "ensemble"}, "infinite"}]}, one
+        result per folder and scale. PSNR in dB; "psnr" is the ensemble's; "recursion_psnr" has that of every single
+        y_d, those that a thin ensemble leaves out too; "ensemble" lists the recursions d that it draws on. Both are
+        empty for "bicubic". "infinite" names the images that one of the rows restored exactly: they are left out of
+        the means of PSNR, unless there are no others. A result of `lr_dir` holds that folder as "lr_dir".
 
     Raises:
-        UserError: a folder, the model or `scale` is wrong, no image can be measured, or an image is in the way.
+        UserError: a folder, the model or `scale` is wrong, no image can be measured, an image is in the way, or an
+            original has no LR image of its size.
     """
-    folders = [data_dir] if isinstance(data_dir, (str, os.PathLike)) else list(data_dir)
     scales = as_scales(scale)
     check_scales(scales)
-    paths = [list_images(folder) for folder in folders]
-    names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
+    sets = data_sets(data_dir, lr_dir, recursive)
     if model == "bicubic":
         if not scales:
             raise UserError(f"bicubic has no scale of its own; expected --scale with one of {SCALES}.")
         restorer = None
     else:
-        model = load_for(model, scales)
-        check_tile(tile, model)
-        scales = scales or model.scales
-        restorer = _Restorer(model, tile, self_ensemble)
-    targets = _targets(save_images, names, paths, scales, overwrite) if save_images else {}
+        network = load_for(model, scales)
+        check_tile(tile, network)
+        scales = scales or network.scales
+        restorer = Restorer(network, tile, self_ensemble)
+    lr_paths = _lr_paths(sets, scales)
+    targets = _targets(save_images, sets, scales, overwrite) if save_images else {}
 
-    used = [] if restorer is None else restorer.used
     results = []
-    with tqdm(total=len(scales) * sum(map(len, paths)), unit="image", disable=not progress) as bar:
-        for scale, (name, files) in itertools.product(scales, zip(names, paths, strict=True)):
-            bar.set_description(f"{name} x{scale}")
-            measured = [_measured(path, scale, restorer, targets.get((path, scale)), bar) for path in files]
-            results.append(_result(name, scale, [image for image in measured if image], used))
-            if None in measured:
-                logging.warning("%s: %d of %d images skipped", name, measured.count(None), len(measured))
+    total = len(scales) * sum(len(data_set.paths) for data_set in sets)
+    with tqdm(total=total, unit="image", disable=not progress) as bar:
+        for factor, data_set in itertools.product(scales, sets):
+            bar.set_description(f"{data_set.name} x{factor}")
+            measured = []
+            for key in itertools.product(data_set.paths, (factor,)):
+                measured.append(measure(*key, restorer, lr_paths.get(key), targets.get(key)))
+                bar.update()
+            results.append(_result(data_set, factor, measured, restorer.used if restorer else []))
     for complaint in complaints(results):
         logging.error(complaint)
     return {"results": results}
 
 
-def _targets(folder, names, paths, scales, overwrite):
+def data_sets(data_dir: _Folders, lr_dir: _Folders | None = None, recursive: bool = False) -> list[DataSet]:
+    """The data sets of `evaluate`'s arguments. Raises UserError where a folder is missing or holds no image."""
+    folders = _listed(data_dir)
+    lr_folders = _listed(lr_dir) or [None] * len(folders)
+    if len(lr_folders) != len(folders):
+        raise ArgumentError(f"lr_dir must have a folder for each of {len(folders)} in data_dir; has {len(lr_folders)}.")
+    sets = []
+    for folder, lr_folder in zip(folders, lr_folders, strict=True):
+        for inner in image_folders(folder) if recursive else [folder]:
+            relative = os.path.relpath(inner, folder)
+            name = os.path.basename(os.path.abspath(folder)) if relative == os.curdir else relative
+            lr = lr_folder and os.path.normpath(os.path.join(lr_folder, relative))
+            sets.append(DataSet(name, list_images(inner), lr))
+    return sets
+
+
+def _listed(folders):
+    if folders is None:
+        return []
+    return [os.fspath(folder) for folder in ([folders] if isinstance(folders, (str, os.PathLike)) else folders)]
+
+
+def _lr_paths(sets, scales):
+    """The LR image of each (original, scale) where there are any, each of the size that fits."""
+    pairs = {}
+    for scale, data_set in itertools.product(scales, sets):
+        if data_set.lr_dir:
+            found = matched(data_set.paths, data_set.lr_dir, scale)
+            pairs |= {(path, scale): lr for path, lr in zip(data_set.paths, found, strict=True)}
+    # A size that does not fit is told before minutes are spent on other images.
+    for (path, scale), lr_path in pairs.items():
+        try:
+            images = read_image(lr_path), read_image(path)
+        except UserError:
+            continue  # Skipped with a warning when its turn comes.
+        check_fit(lr_path, *images, scale)
+    return pairs
+
+
+def _targets(folder, sets, scales, overwrite):
     """Where the restored image of each file goes. Raises UserError where something is in the way."""
     targets = {}
-    for name, files in zip(names, paths, strict=True):
-        for path, scale in itertools.product(files, scales):
+    for name, paths, _ in sets:
+        for path, scale in itertools.product(paths, scales):
             stem = os.path.splitext(os.path.basename(path))[0]
             target = os.path.join(folder, name, f"{stem}_x{scale}.png")
             if target in targets.values():
@@ -98,135 +164,27 @@ def _targets(folder, names, paths, scales, overwrite):
     return targets
 
 
-def _measured(path, scale, restorer, target, bar):
-    """The numbers of one image, "recursions" among them; None where it cannot be measured."""
-    bar.update()
-    try:
-        original = mod_crop(read_image(path), scale)
-    except UserError as error:
-        warn_skipped(error)
-        return None
-    if min(original.shape[:2]) < SSIM_WINDOW + 2 * scale:
-        smallest = SSIM_WINDOW + 2 * scale
-        height, width = original.shape[:2]
-        warn_skipped(f"{path}: {width} x {height}, smaller than {smallest} pixels")
-        return None
-    gray = luma(original) / 255.0
-    reference = comparable(gray, scale)
-    bicubic = enlarge(shrink(gray, scale), scale)
-    if restorer is None:
-        sr, recursions = bicubic, []
-    else:
-        sr, recursions = restorer(original / 255.0 if restorer.channels == 3 else gray, scale)
-    if target:
-        write_image(target, _in_color(sr, original, scale))
-    enlarged, restored = comparable(bicubic, scale), comparable(sr, scale)
-    return {
-        "name": os.path.basename(path),
-        "psnr": psnr(reference, restored),
-        "ssim": ssim(reference, restored),
-        "bicubic_psnr": psnr(reference, enlarged),
-        "bicubic_ssim": ssim(reference, enlarged),
-        "recursions": [psnr(reference, comparable(image, scale)) for image in recursions],
-    }
-
-
-class _Restorer:
-    """Shrinks an original, enlarges it again and sends it through the network, tile by tile.
-
-    Args:
-        model: a `DRCN`.
-        tile: pixels, or None.
-        self_ensemble: see `evaluate`.
-
-    Call arguments:
-        original: float (height, width) or (height, width, 3) in [0, 1].
-
-    Returns:
-        (the ensemble, the list of the D single reconstructions), float32 of the original's shape.
-    """
-
-    def __init__(self, model, tile, self_ensemble=False):
-        import keras
-
-        from drcn_keras.inference import used_recursions
-
-        self.channels = model.channels
-        self.halo = model.halo
-        # Few feature maps are alive at once: every recursion is reconstructed as soon as it is computed.
-        self.tile = tile or default_tile(model, 8)
-        self.weights = np.asarray(model.get_layer("ensemble").get_weights()[0], np.float64)
-        self.used = used_recursions(model)
-        ilr = keras.Input((None, None, model.channels))
-        self.network = restoring(compiled(keras.Model(ilr, model.reconstructions(ilr))), self_ensemble)
-
-    def __call__(self, original, scale):
-        gray = original.ndim == 2
-        ilr = enlarge(shrink(original, scale), scale).reshape(*original.shape[:2], -1)
-        if gray and self.channels == 3:
-            ilr = np.repeat(ilr, 3, axis=2)
-        ilr = ilr.astype(np.float32)
-        recursions = np.empty((len(self.weights), *ilr.shape), np.float32)
-        height, width = ilr.shape[:2]
-        for window, inner, kept in tiles(height, width, self.tile, self.halo):
-            recursions[:, *kept] = self.network(ilr[window])[:, *inner]
-        if gray:
-            # The gray of a gray original is what is measured, not the Y of an RGB image made of it.
-            recursions = recursions.mean(axis=3)
-        # A recursion out of use has no say, not even as infinity times 0.
-        used = np.array(self.used) - 1
-        return np.tensordot(self.weights[used], recursions[used], 1), recursions
-
-
-def _in_color(sr, original, scale):
-    """The restored image to look at: 8 bit, with bicubic chroma where only luma was restored."""
-    if sr.ndim == 2 and original.ndim == 3:
-        ycbcr = rgb_to_ycbcr(enlarge(shrink(original / 255.0, scale), scale))
-        ycbcr[..., 0] = sr
-        sr = ycbcr_to_rgb(ycbcr)
-    return eight_bit(sr)
-
-
-def _result(name, scale, images, used):
+def _result(data_set, scale, measured, used):
+    """What `evaluate` returns of one data set. `measured`: of `measure`, None for an image that was skipped."""
+    name = data_set.name
+    images = [image for image in measured if image]
     if not images:
         raise UserError(f"{name}: no image in this folder can be measured; see the warnings above.")
-    recursions = [image.pop("recursions") for image in images]
-    mean = {key: float(np.mean([image[key] for image in images])) for key in images[0] if key != "name"}
-    mean["recursion_psnr"] = np.mean(recursions, axis=0).tolist()
-    mean["ensemble"] = used
-    return {"dataset": name, "scale": scale, "images": images, "mean": mean}
-
-
-def table(result, label):
-    """What the command prints of one result: the rows of bicubic, the model, the paper, and every recursion."""
-    mean = result["mean"]
-    rows = [("bicubic", mean["bicubic_psnr"], mean["bicubic_ssim"])]
-    if label != "bicubic":
-        rows.append((label, mean["psnr"], mean["ssim"]))
-    known = {method: published(result["dataset"], result["scale"], method) for method in ("bicubic", "DRCN")}
-    rows += [(f"paper: {method}", *row) for method, row in known.items() if row]
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{result['dataset']} x{result['scale']}, {len(result['images'])} images"]
-    lines += [f"  {name:{width}}  {decibels:6.2f} dB  {similarity:.4f}" for name, decibels, similarity in rows]
-    if mean["recursion_psnr"]:
-        single = " ".join(f"{value:.2f}" for value in mean["recursion_psnr"])
-        count, used = len(mean["recursion_psnr"]), mean["ensemble"]
-        whose = "their ensemble" if len(used) == count else f"the ensemble of {', '.join(map(str, used))} alone"
-        lines.append(f"  recursions 1 to {count}: {single}; {whose}: {mean['psnr']:.2f} dB")
-    return "\n".join(lines)
-
-
-def to_json(results):
-    """The results as JSON text. Infinity, the PSNR of equal images, has no JSON number and becomes null."""
-
-    def finite(value):
-        if isinstance(value, dict):
-            return {key: finite(entry) for key, entry in value.items()}
-        if isinstance(value, list):
-            return [finite(entry) for entry in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(finite(results), indent=2, allow_nan=False) + "\n"
+    if None in measured:
+        logging.warning("%s: %d of %d images skipped", name, measured.count(None), len(measured))
+    rows = [[image["psnr"], image["bicubic_psnr"], *image.pop("recursions")] for image in images]
+    (psnr, bicubic_psnr, *recursion_psnr), infinite = mean_psnr(rows)
+    mean = {
+        "psnr": float(psnr),
+        "ssim": float(np.mean([image["ssim"] for image in images])),
+        "bicubic_psnr": float(bicubic_psnr),
+        "bicubic_ssim": float(np.mean([image["bicubic_ssim"] for image in images])),
+        "recursion_psnr": [float(value) for value in recursion_psnr],
+        "ensemble": used,
+    }
+    result = {"dataset": name, "scale": scale, "images": images, "mean": mean}
+    result["infinite"] = [images[index]["name"] for index in infinite]
+    return result | ({"lr_dir": data_set.lr_dir} if data_set.lr_dir else {})
 
 
 def define_flags():
@@ -243,7 +201,17 @@ def define_flags():
     flags.DEFINE_boolean(
         "self_ensemble", False, 'average over the eight flips and turns of each image: the field\'s "+" results'
     )
+    flags.DEFINE_list(
+        "lr_dir",
+        None,
+        "folder of LR images to restore as they are, or one for each of --data_dir: 0801.png or 0801x2.png belongs to "
+        "0801.png (default: shrink the originals)",
+    )
+    flags.DEFINE_boolean(
+        "recursive", False, "take every folder inside --data_dir that holds images as a data set of its own"
+    )
     flags.DEFINE_string("json", None, "file for the results of every image")
+    flags.DEFINE_string("csv", None, "file for a line of every image: model, dataset, scale, image, PSNR, SSIM")
     flags.DEFINE_string("save_images", None, "folder for the restored images, one folder in it per data set")
     flags.DEFINE_integer(
         "tile",
@@ -251,7 +219,7 @@ def define_flags():
         "pixels on a side that go through the network at once: less takes less memory and more time, the result is "
         "the same (default: 512, or less for a large network)",
     )
-    flags.DEFINE_boolean("overwrite", False, "replace the files of --json and --save_images")
+    flags.DEFINE_boolean("overwrite", False, "replace the files of --json, --csv and --save_images")
 
 
 def main(argv):
@@ -259,14 +227,14 @@ def main(argv):
     errors.refuse_arguments(argv)
     if not given.data_dir:
         raise UserError("--data_dir is required (--help lists every flag).")
-    if given.json:
-        if os.path.exists(given.json) and not given.overwrite:
-            raise UserError(f"{given.json} exists; --overwrite replaces it.")
-        make_folder(os.path.dirname(given.json) or ".")
+    files = [(path, written) for path, written in ((given.json, to_json), (given.csv, to_csv)) if path]
+    for path, _ in files:
+        if os.path.exists(path) and not given.overwrite:
+            raise UserError(f"{path} exists; --overwrite replaces it.")
+        make_folder(os.path.dirname(path) or ".")
     # What is wrong is told before Keras is loaded, and before minutes are spent on other models.
     scales = _scales(given.scale)
-    for folder in given.data_dir:
-        list_images(folder)
+    data_sets(given.data_dir, given.lr_dir, given.recursive)
     names = given.model or [default_model(scale) for scale in scales or [None]]
     models = [name if name == "bicubic" else load_for(name, scales if given.model else ()) for name in names]
     results = []
@@ -280,14 +248,17 @@ def main(argv):
             given.overwrite,
             progress=True,
             self_ensemble=given.self_ensemble,
+            lr_dir=given.lr_dir,
+            recursive=given.recursive,
         )
         # A row of its own: never to be mixed with plain results.
         label = f"{name}+" if given.self_ensemble and name != "bicubic" else name
         for result in measured["results"]:
             print(table(result, label))
             results.append({"model": label, **result})
-    if given.json:
-        write_atomically(given.json, lambda file: file.write(to_json({"results": results}).encode()))
+    for path, written in files:
+        text = written({"results": results}).encode()
+        write_atomically(path, lambda file, text=text: file.write(text))
     if wrong := complaints(results):
         raise UserError(" ".join(wrong))
 

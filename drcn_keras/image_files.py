@@ -64,6 +64,27 @@ def list_images(folder):
     return paths
 
 
+def image_folders(folder):
+    """Every folder that holds images, from `folder` downward; hidden ones and links to folders are left out.
+
+    Returns:
+        list of paths, sorted, never empty.
+
+    Raises:
+        UserError: no such folder, or no image in it or below.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: expected a folder; there is {_what_is_at(folder)}.")
+    found = []
+    for inner, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if any(name.lower().endswith(SUFFIXES) and not name.startswith(".") for name in files):
+            found.append(inner)
+    if not found:
+        raise UserError(f"{folder}: no image in this folder or below; expected files ending in {' '.join(SUFFIXES)}.")
+    return found
+
+
 def _what_is_at(path):
     return "a file" if os.path.exists(path) else "nothing"
 

@@ -2,6 +2,8 @@
 
 import os
 
+import numpy as np
+
 from drcn_keras.errors import UserError
 from drcn_keras.image_files import list_images
 
@@ -48,7 +50,7 @@ def matched(paths: list[str], lr_dir: str, scale: int) -> list[str]:
     return found
 
 
-def check_fit(path: str, lr, hr, scale: int) -> None:
+def check_fit(path: str, lr: np.ndarray, hr: np.ndarray, scale: int) -> None:
     """Raises UserError unless `lr`, read from `path`, has the size of the original `hr` divided by `scale`.
 
     Args:
@@ -62,6 +64,18 @@ def check_fit(path: str, lr, hr, scale: int) -> None:
             f"{path} is {lr.shape[1]} x {lr.shape[0]} pixels; expected {width} x {height}, its original of "
             f"{hr.shape[1]} x {hr.shape[0]} divided by {scale}."
         )
+
+
+def alike(hr: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both in RGB where only one is: the Y of a gray image is the gray itself, that of RGB runs from 16 to 235.
+
+    Args:
+        hr, lr: uint8 (height, width) or (height, width, 3).
+    """
+    if hr.ndim == lr.ndim:
+        return hr, lr
+    hr, lr = (image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in (hr, lr))
+    return hr, lr
 
 
 def _stem(path):

@@ -1,5 +1,6 @@
 """The protocol's numbers against the published ones and against the network itself, image by image."""
 
+import csv
 import json
 import os
 import pathlib
@@ -12,12 +13,13 @@ from keras import ops
 from PIL import Image
 
 from drcn_keras.errors import UserError
-from drcn_keras.evaluation import evaluate, table, to_json
+from drcn_keras.evaluation import evaluate
 from drcn_keras.image import enlarge, luma, shrink
 from drcn_keras.image_files import read_image
 from drcn_keras.layers import CenteredIdentity
 from drcn_keras.metrics import measured_psnr
 from drcn_keras.published import PUBLISHED, complaints
+from drcn_keras.results import table, to_json
 
 # Keras 3.15 meets NumPy 2 inside convert_to_numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -63,7 +65,8 @@ def test_schema(random_drcn, originals):
     measured = evaluate(random_drcn(recursions=3), str(originals))
     assert list(measured) == ["results"]
     (result,) = measured["results"]
-    assert list(result) == ["dataset", "scale", "images", "mean"]
+    assert list(result) == ["dataset", "scale", "images", "mean", "infinite"]
+    assert result["infinite"] == []
     assert (result["dataset"], result["scale"]) == ("originals", 2)
     assert [image["name"] for image in result["images"]] == ["camera.png", "coffee.png"]
     numbers = ["psnr", "ssim", "bicubic_psnr", "bicubic_ssim"]
@@ -127,6 +130,23 @@ def test_equal_images_are_null_in_json(tmp_path):
     measured = evaluate("bicubic", tmp_path, 2)
     assert measured["results"][0]["mean"]["psnr"] == float("inf")
     assert json.loads(to_json(measured))["results"][0]["mean"]["psnr"] is None
+
+
+def test_a_flat_image_does_not_make_the_mean_infinite(bicubic_drcn, originals, caplog):
+    (plain,) = evaluate(bicubic_drcn(), originals)["results"]
+    Image.new("L", (20, 20), 7).save(originals / "flat.png")
+    (result,) = evaluate(bicubic_drcn(), originals)["results"]
+    assert result["infinite"] == ["flat.png"]
+    assert result["images"][2]["psnr"] == float("inf")
+    for number in ("psnr", "bicubic_psnr", "recursion_psnr"):
+        assert result["mean"][number] == pytest.approx(plain["mean"][number])
+    assert result["mean"]["ssim"] == pytest.approx((2 * plain["mean"]["ssim"] + 1) / 3)
+    assert "left out of its means: 1 (flat.png)" in table(result, "mine")
+    # A model that is off by a level everywhere is not averaged over one image more than bicubic is.
+    (result,) = evaluate(bicubic_drcn(offset=1 / 255), originals)["results"]
+    assert result["images"][2]["psnr"] == pytest.approx(48.13, abs=0.01)
+    assert result["infinite"] == ["flat.png"]
+    assert result["mean"]["psnr"] < 40
 
 
 # === The published rows ===
@@ -289,6 +309,45 @@ def test_command_measures_several_models(random_drcn, originals, tmp_path):
     assert "none.keras" in done.stderr.splitlines()[-1]
     assert done.stdout == ""
     assert not (tmp_path / "other.json").exists()
+
+
+def test_folders_below_are_data_sets_of_their_own(originals, tmp_path):
+    (tmp_path / "all" / "B100" / "deep").mkdir(parents=True)
+    (tmp_path / "all" / ".hidden").mkdir()
+    (originals / "camera.png").rename(tmp_path / "all" / "B100" / "deep" / "camera.png")
+    (tmp_path / "all" / ".hidden" / "x.png").write_text("no image")
+    (originals / "coffee.png").rename(tmp_path / "all" / "B100" / "coffee.png")
+    Image.new("L", (20, 20), 7).save(tmp_path / "all" / "top.png")
+    results = evaluate("bicubic", tmp_path / "all", 2, recursive=True, save_images=str(tmp_path / "sr"))["results"]
+    names = {result["dataset"]: [image["name"] for image in result["images"]] for result in results}
+    assert names == {"all": ["top.png"], "B100": ["coffee.png"], os.path.join("B100", "deep"): ["camera.png"]}
+    assert (tmp_path / "sr" / "B100" / "deep" / "camera_x2.png").is_file()
+    # A name that has published rows has them here too.
+    assert len(complaints(results)) == 1
+    with pytest.raises(UserError, match="no image in this folder or below"):
+        evaluate("bicubic", originals, 2, recursive=True)
+
+
+def test_command_writes_a_line_of_csv_for_every_image(bicubic_drcn, originals, tmp_path):
+    bicubic_drcn(scale=(2, 3)).save(tmp_path / "m.keras")
+    Image.new("L", (20, 20), 7).save(originals / "flat, and gray.png")
+    arguments = [f"--model={tmp_path / 'm.keras'},bicubic", f"--data_dir={originals}", "--scale=2,3"]
+    done = command(*arguments, f"--csv={tmp_path / 'out' / 'all.csv'}")
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "out" / "all.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["model", "dataset", "scale", "image", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim"]
+    assert len(rows) == 2 * 2 * 3
+    results = {result["scale"]: result for result in evaluate("bicubic", originals, [2, 3])["results"]}
+    for row in rows:
+        image = next(entry for entry in results[int(row["scale"])]["images"] if entry["name"] == row["image"])
+        assert row["dataset"] == "originals"
+        assert float(row["bicubic_psnr"]) == image["bicubic_psnr"]
+        assert float(row["psnr"]) == pytest.approx(image["psnr"], abs=0.01)
+    assert [row["psnr"] for row in rows if row["image"] == "flat, and gray.png"] == ["inf"] * 4
+    done = command(*arguments, f"--csv={tmp_path / 'out' / 'all.csv'}")
+    assert done.returncode != 0
+    assert "all.csv exists; --overwrite replaces it" in done.stderr
 
 
 def test_command_ends_in_one_line(tmp_path):

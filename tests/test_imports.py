@@ -37,6 +37,8 @@ ORDER = [
     "upscaling",
     "upscale",
     "published",
+    "results",
+    "measuring",
     "evaluation",
     "evaluate",
     "trainer",
