@@ -276,13 +276,25 @@ class Checkpoints(keras.callbacks.Callback):
 class TimeLimit(keras.callbacks.Callback):
     """Ends training, after a whole epoch, once the run's minutes are used up."""
 
-    def __init__(self, progress):
+    def __init__(self, clock: RunClock):
         super().__init__()
-        self.progress = progress
+        self.clock = clock
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.progress(0) >= 1.0:
+        if self.clock(0) >= 1.0:
             self.model.stop_training = True
+
+
+class TimeLeft(keras.callbacks.Callback):
+    """Adds to the logs of an epoch "minutes_left", by the share of the run that the minutes so far were for."""
+
+    def __init__(self, clock: RunClock):
+        super().__init__()
+        self.clock = clock
+
+    def on_epoch_end(self, epoch, logs=None):
+        share = self.clock(epoch + 1)
+        logs["minutes_left"] = round(self.clock.elapsed * (1.0 - share) / share, 1)
 
 
 def sync_model(model):

@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import importlib
 import json
 import os
 import platform
@@ -61,7 +62,7 @@ def of_training(model, epoch: int, minutes: float, logs: dict, settings: dict, s
         model: the `DRCN`.
         epoch: the one that ended, 0-based.
         minutes: that the run took up to now.
-        logs: of the epoch, with "val_psnr" and "val_bicubic" in dB.
+        logs: of the epoch, with "val_psnr" and "val_bicubic" in dB, and "val_ssim".
         settings: every setting of the run.
         sources: what is said of the images, among it "train_sets" and "train_images".
     """
@@ -71,6 +72,7 @@ def of_training(model, epoch: int, minutes: float, logs: dict, settings: dict, s
         "package_version": drcn_keras.__version__,
         "keras": keras.__version__,
         "backend": keras.backend.backend(),
+        "backend_version": importlib.import_module(keras.backend.backend()).__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": datetime.date.today().isoformat(),
         "scale": model.scale or list(model.scales),
@@ -80,7 +82,9 @@ def of_training(model, epoch: int, minutes: float, logs: dict, settings: dict, s
         "parameters": model.count_params(),
         "epoch": epoch + 1,
         "minutes": round(minutes, 1),
+        "hours": round(minutes / 60, 2),
         "val_psnr": round(logs["val_psnr"], 4),
+        "val_ssim": round(logs["val_ssim"], 4),
         "val_bicubic_psnr": round(logs["val_bicubic"], 4),
         "flags": settings,
         **sources,

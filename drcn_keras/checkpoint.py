@@ -9,18 +9,19 @@ import json
 import os
 import re
 import zipfile
+from collections.abc import Callable
 
 import numpy as np
 from absl import logging
 
 from drcn_keras.errors import ArgumentError, UserError
-from drcn_keras.files import write_atomically
+from drcn_keras.files import set_aside, write_atomically
 
 _NAME = "step-{:09d}.npz"
 _PATTERN = re.compile(r"step-(\d{9})\.npz$")
 
 
-def save(folder, model, meta, keep=3):
+def save(folder: str, model, meta: dict, keep: int = 3) -> None:
     """Writes the model's and its optimiser's state as `folder`/step-<step>.npz and prunes older ones.
 
     Args:
@@ -43,19 +44,26 @@ def save(folder, model, meta, keep=3):
     packed = io.BytesIO()
     np.savez(packed, **arrays)
     write_atomically(os.path.join(folder, _NAME.format(meta["step"])), lambda file: file.write(packed.getbuffer()))
-    for path in _paths(folder)[:-keep]:
+    # Those of later steps are another run's: they do not count, or they would drive this one's out.
+    own = [path for path in _paths(folder) if os.path.basename(path) <= _NAME.format(meta["step"])]
+    for path in own[:-keep]:
         os.unlink(path)
 
 
-def newest(folder, objection=lambda meta: None):
+def newest(
+    folder: str,
+    objection: Callable[[dict], str | None] = lambda meta: None,
+    flaw: Callable[[dict, dict], str | None] = lambda arrays, meta: None,
+) -> bytes:
     """The newest checkpoint that is whole and to which nothing is objected.
 
-    One that is cut short, changed or of another configuration is named in a warning, and the one before it is
-    used.
+    One that is cut short or changed, or lacks a part, is set aside with a warning; one of another configuration is
+    named in a warning. The one before it is used.
 
     Args:
         folder: path of an existing folder.
         objection: function of a checkpoint's meta; returns a reason not to use it, one line, or None.
+        flaw: function of a checkpoint's arrays and meta, to which nothing is objected; returns what it lacks, or None.
 
     Returns:
         The file's bytes, for `unpack`; empty when there is no checkpoint at all.
@@ -64,22 +72,30 @@ def newest(folder, objection=lambda meta: None):
         UserError: there are checkpoints but none can be used.
     """
     paths = _paths(folder)
-    refused = []
+    refused, damaged = [], []
     for path in reversed(paths):
         try:
             with open(path, "rb") as file:
                 data = file.read()
-            _, meta = unpack(data)
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            logging.warning("checkpoint %s is cut short or damaged (%s)", path, error)
+            arrays, meta = unpack(data)
+            reason = objection(meta)
+            lacking = None if reason else flaw(arrays, meta)
+            if lacking:
+                raise ValueError(lacking)
+        except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+            damaged.append((path, f"checkpoint {path} is cut short or damaged ({error})"))
             continue
-        reason = objection(meta)
         if reason:
             refused.append((path, reason))
             continue
         for other in refused:
             logging.warning("checkpoint %s is of another configuration: %s", *other)
+        for other in damaged:
+            set_aside(*other)
         return data
+    # All stay where they are: the next start must not take this for a new run.
+    for _, why in damaged:
+        logging.warning(why)
     if refused:
         raise ArgumentError(refused[0][1])
     if paths:
@@ -87,7 +103,7 @@ def newest(folder, objection=lambda meta: None):
     return b""
 
 
-def unpack(data):
+def unpack(data: bytes) -> tuple[dict, dict]:
     """What a checkpoint holds.
 
     Args:
@@ -104,23 +120,26 @@ def unpack(data):
     return arrays, json.loads(bytes(arrays.pop("meta")))
 
 
-def restore(model, arrays):
-    """Assigns the arrays of `newest` to a compiled, built model.
-
-    Raises:
-        ValueError: a name is missing or a shape differs: the checkpoint is another model's.
-    """
+def mismatch(model, arrays: dict) -> str | None:
+    """What the arrays of `unpack` lack, add or have in another shape than a compiled, built model; None if nothing."""
     variables = dict(_variables(model))
     if variables.keys() != arrays.keys():
-        raise ValueError(f"the checkpoint lacks or adds {sorted(variables.keys() ^ arrays.keys())}")
+        return f"it lacks or adds {', '.join(sorted(variables.keys() ^ arrays.keys()))}"
     for name, variable in variables.items():
         if tuple(variable.shape) != arrays[name].shape:
-            raise ValueError(f"{name} is {arrays[name].shape} in the checkpoint, {tuple(variable.shape)} in the model")
+            return f"{name} is {arrays[name].shape} in the checkpoint, {tuple(variable.shape)} in the model"
+    return None
+
+
+def restore(model, arrays: dict) -> None:
+    """Assigns the arrays of `unpack`, in which `mismatch` finds nothing, to a compiled, built model."""
+    for name, variable in _variables(model):
         variable.assign(arrays[name])
 
 
 def _paths(folder):
-    return sorted(os.path.join(folder, name) for name in os.listdir(folder) if _PATTERN.match(name))
+    paths = (os.path.join(folder, name) for name in os.listdir(folder) if _PATTERN.match(name))
+    return sorted(path for path in paths if os.path.isfile(path))
 
 
 def _variables(model):

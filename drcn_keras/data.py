@@ -5,8 +5,9 @@ own. Which patches make up step t depends on the seed and on t alone, so a resum
 uninterrupted run would have seen.
 """
 
-import collections
+import dataclasses
 import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from absl import logging
@@ -15,13 +16,45 @@ from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.image import as_scales, bicubic, enlarge, luma, mod_crop, shrink, turned
 from drcn_keras.image_files import list_images, read_image
 
-Pair = collections.namedtuple("Pair", ["path", "ilr", "hr", "scale"])
-Pair.__doc__ = (
-    "A file, the ILR and the HR, float32 (height, width, channels) in [0, 1], and the enlargement of the ILR."
-)
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A photograph and its degraded copy, in the little memory that a thousand photographs need.
+
+    Whole images in float would take eight bytes for each pixel; these take one and 4 / scale^2. What is asked for is
+    enlarged and converted when it is asked for.
+
+    Attributes:
+        path: of the file.
+        original: uint8 (height, width, channels); both sides are multiples of `scale`.
+        lr: float32 (height / scale, width / scale, channels) about [0, 1], the original shrunk; not rounded.
+        scale: 2, 3 or 4.
+    """
+
+    path: str
+    original: np.ndarray
+    lr: np.ndarray
+    scale: int
+
+    @property
+    def ilr(self) -> np.ndarray:
+        """The enlarged `lr`: float32 (height, width, channels), not clipped."""
+        return self.cut((slice(None), slice(None)))[0]
+
+    @property
+    def hr(self) -> np.ndarray:
+        """The original in float: float32 (height, width, channels) in [0, 1]."""
+        return self.cut((slice(None), slice(None)))[1]
+
+    def cut(self, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+        """The window of (ilr, hr) alone, in the time and memory of the window."""
+        ilr = enlarge(self.lr, self.scale, window).astype(np.float32)
+        return ilr, self.original[window].astype(np.float32) / np.float32(255)
 
 
-def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
+def load_pairs(
+    paths: Sequence[str], scale, channels: int = 1, min_side: int = 1, zooms: Sequence[float] = (1.0,)
+) -> list[Pair]:
     """Reads photographs and degrades them.
 
     Args:
@@ -52,17 +85,13 @@ def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
         elif image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=-1)
         for zoom, factor in itertools.product(zooms, as_scales(scale)):
-            original = image / 255.0
-            if zoom != 1.0:
-                original = np.round(255.0 * np.clip(bicubic(original, zoom), 0.0, 1.0)) / 255.0
-            hr = mod_crop(original, factor)
-            if min(hr.shape[:2]) < max(min_side, factor):
+            original = mod_crop(image if zoom == 1.0 else _zoomed(image, zoom), factor)
+            if min(original.shape[:2]) < max(min_side, factor):
                 skipped += 1
-                size = f"{hr.shape[0]} x {hr.shape[1]}"
+                size = f"{original.shape[0]} x {original.shape[1]}"
                 logging.warning("%s at zoom %g is %s, smaller than %d: skipped", path, zoom, size, min_side)
                 continue
-            ilr = enlarge(shrink(hr, factor), factor)
-            pairs.append(Pair(path, ilr.astype(np.float32), hr.astype(np.float32), factor))
+            pairs.append(Pair(path, original, shrink(original / 255.0, factor).astype(np.float32), factor))
     if not pairs:
         raise UserError(
             f"none of the {len(paths)} images can be used; expected photographs of {min_side} pixels or more each way."
@@ -72,7 +101,11 @@ def load_pairs(paths, scale, channels=1, min_side=1, zooms=(1.0,)):
     return pairs
 
 
-def split_holdout(paths, count):
+def _zoomed(image, zoom):
+    return np.round(255.0 * np.clip(bicubic(image / 255.0, zoom), 0.0, 1.0)).astype(np.uint8)
+
+
+def split_holdout(paths: list[str], count: int) -> tuple[list[str], list[str]]:
     """Takes `count` files, evenly spread over the list, out for validation.
 
     Returns:
@@ -93,7 +126,7 @@ def split_holdout(paths, count):
     )
 
 
-def list_folders(folders):
+def list_folders(folders: Sequence[str]) -> list[str]:
     """The image files of several folders, in order. Raises UserError as `image_files.list_images` does."""
     return [path for folder in folders for path in list_images(folder)]
 
@@ -113,29 +146,37 @@ class PatchStream:
         augment: also flip and rotate by quarter turns.
     """
 
-    def __init__(self, pairs, patch_size=41, stride=21, batch_size=64, seed=0, augment=True):
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        patch_size: int = 41,
+        stride: int = 21,
+        batch_size: int = 64,
+        seed: int = 0,
+        augment: bool = True,
+    ):
         self.pairs = pairs
         self.patch_size = patch_size
+        self.stride = stride
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
-        self.positions = [
-            (index, row, column)
-            for index, pair in enumerate(pairs)
-            for row in range(0, pair.hr.shape[0] - patch_size + 1, stride)
-            for column in range(0, pair.hr.shape[1] - patch_size + 1, stride)
-        ]
-        self._pass = None
+        # Rows and columns of each pair's grid; a list of all places would outweigh the images.
+        self._grids = np.array(
+            [[(side - patch_size) // stride + 1 for side in pair.original.shape[:2]] for pair in pairs]
+        )
+        self._ends = np.cumsum(self._grids.prod(axis=1))
+        self._pass: tuple | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Patches in one pass."""
-        return len(self.positions)
+        return int(self._ends[-1])
 
     @property
-    def channels(self):
-        return self.pairs[0].hr.shape[-1]
+    def channels(self) -> int:
+        return self.pairs[0].original.shape[-1]
 
-    def batch(self, step):
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The batch of training step `step` >= 0.
 
         Returns:
@@ -144,16 +185,22 @@ class PatchStream:
         patches = [self._patch(step * self.batch_size + offset) for offset in range(self.batch_size)]
         return np.stack([ilr for ilr, _ in patches]), np.stack([hr for _, hr in patches])
 
-    def batches(self, start=0):
+    def batches(self, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Every batch from step `start` on, without end."""
         return (self.batch(step) for step in itertools.count(start))
 
     def _patch(self, number):
         order, turns = self._plan(number // len(self))
-        index, row, column = self.positions[order[number % len(self)]]
-        window = (slice(row, row + self.patch_size), slice(column, column + self.patch_size))
-        turn = turns[number % len(self)]
-        return tuple(turned(image[window], turn) for image in (self.pairs[index].ilr, self.pairs[index].hr))
+        pair, window = self._place(order[number % len(self)])
+        ilr, hr = (turned(patch, turns[number % len(self)]) for patch in pair.cut(window))
+        return ilr, hr
+
+    def _place(self, index):
+        """The pair and the window of a patch, counted pair by pair and row by row."""
+        owner = int(np.searchsorted(self._ends, index, side="right"))
+        index = int(index) - (int(self._ends[owner - 1]) if owner else 0)
+        corner = (self.stride * along for along in divmod(index, int(self._grids[owner, 1])))
+        return self.pairs[owner], tuple(slice(start, start + self.patch_size) for start in corner)
 
     def _plan(self, number):
         if self._pass is None or self._pass[0] != number:

@@ -1,15 +1,21 @@
 """Files that are whole or not there: what is written is beside its place until it is on the disk."""
 
 import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
+from collections.abc import Callable
+from typing import BinaryIO
+
+from absl import logging
 
 from drcn_keras.errors import UserError
 
 _PARTIAL = ".partial-"
 
 
-def write_atomically(path, write):
+def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
     """Calls `write(binary file)` on a new file beside `path` and renames it into place once it is on disk.
 
     Raises:
@@ -20,11 +26,13 @@ def write_atomically(path, write):
         handle, temporary = tempfile.mkstemp(prefix=_PARTIAL, suffix=os.path.splitext(path)[1], dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
+                # As long as it is open: `remove_partial` of another process leaves it alone.
+                fcntl.flock(handle, fcntl.LOCK_EX)
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+                os.chmod(temporary, 0o644)
+                os.replace(temporary, path)
             # The rename too must be on disk before what it replaces is deleted elsewhere.
             sync(folder)
         except BaseException:
@@ -37,7 +45,7 @@ def write_atomically(path, write):
         ) from error
 
 
-def sync(path):
+def sync(path: str) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -46,14 +54,32 @@ def sync(path):
         os.close(handle)
 
 
-def remove_partial(folder):
-    """Deletes what a process that was killed while it wrote left in `folder`."""
+def remove_partial(folder: str) -> None:
+    """Deletes what a process that was killed while it wrote left in `folder`; not what one is writing just now."""
     for name in os.listdir(folder):
-        if name.startswith(_PARTIAL):
-            os.unlink(os.path.join(folder, name))
+        path = os.path.join(folder, name)
+        if not name.startswith(_PARTIAL):
+            continue
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+            continue
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
 
 
-def make_folder(folder):
+def set_aside(path: str, reason: str) -> None:
+    """Renames a damaged file, so that it is out of the way and can be looked at, and says so in a warning."""
+    aside = f"{path}.damaged"
+    number = 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = f"{path}.damaged-{number}"
+    os.rename(path, aside)
+    logging.warning("%s; it is set aside as %s", reason.rstrip("."), os.path.basename(aside))
+
+
+def make_folder(folder: str) -> None:
     """Makes the folder where it is missing. Raises UserError where no file can be written in it."""
     try:
         os.makedirs(folder, exist_ok=True)

@@ -8,8 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from drcn_keras.files import write_atomically
+from drcn_keras.files import set_aside, write_atomically
 from drcn_keras.metrics import measured_psnr
+
+# Pixels on a side of what TensorBoard shows: every recursion's features of it stand in memory at once.
+SAMPLE_SIDE = 256
 
 
 class CSVLog(keras.callbacks.Callback):
@@ -35,10 +38,18 @@ class CSVLog(keras.callbacks.Callback):
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
     def _rows(self):
-        if not os.path.exists(self.path):
+        if not os.path.isfile(self.path):
             return []
-        with open(self.path, newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file, strict=True))
+            for row in rows:
+                if not set(row) <= set(self.columns) or int(row["epoch"]) < 1:
+                    raise ValueError("columns of another table")
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            set_aside(self.path, f"{self.path} is damaged ({error})")
+            return []
+        return rows
 
 
 class TensorBoardLog(keras.callbacks.Callback):
@@ -49,7 +60,7 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     Args:
         folder: where the event file goes.
-        sample: a `data.Pair`, a small one: it is upscaled by every recursion at each validated epoch.
+        sample: a `data.Pair`: its middle is upscaled by every recursion at each validated epoch.
     """
 
     def __init__(self, folder, sample):
@@ -84,7 +95,8 @@ class TensorBoardLog(keras.callbacks.Callback):
         self.writer = SummaryWriter(self.folder, purge_step=purge, filename_suffix=f".{step}")
 
     def _add_sample(self, step):
-        ilr, hr, scale = self.sample.ilr, self.sample.hr, self.sample.scale
+        scale = self.sample.scale
+        ilr, hr = self.sample.cut(_centre(self.sample.original.shape))
         reconstructions = ops.convert_to_numpy(self.model.reconstructions(ilr[None]))[0]
         for recursion, image in enumerate(reconstructions, start=1):
             self.writer.add_scalar(f"recursion_psnr/{recursion:02d}", measured_psnr(hr, image, scale), step)
@@ -93,3 +105,9 @@ class TensorBoardLog(keras.callbacks.Callback):
         if strip.shape[-1] == 1:
             strip = np.repeat(strip, 3, axis=-1)
         self.writer.add_image("bicubic_drcn_original", strip, step, dataformats="HWC")
+
+
+def _centre(shape):
+    """The window of at most SAMPLE_SIDE pixels each way in the middle of an image: two slices."""
+    starts = [max(0, (side - SAMPLE_SIDE) // 2) for side in shape[:2]]
+    return tuple(slice(start, start + SAMPLE_SIDE) for start in starts)

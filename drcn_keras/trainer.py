@@ -1,6 +1,7 @@
 """One training run: images, model, callbacks, Keras's fit, and going on where a checkpoint stands."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ from drcn_keras import callbacks, card, checkpoint, data, distribute, records
 from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import write_atomically
 from drcn_keras.image import as_scales
+from drcn_keras.metrics import SSIM_WINDOW
 from drcn_keras.model import DRCN
 from drcn_keras.presets import load
 from drcn_keras.run_folder import RunFolder
@@ -25,12 +27,18 @@ _Inputs = collections.namedtuple("_Inputs", ["stream", "validation", "sources", 
 _Inputs.__doc__ = "The patch stream, the validation pairs, what the card says of both, a checksum of the images."
 
 
-def run(settings):
+def run(settings: Settings) -> dict:
     """Does what `train.train` says, with settings that were checked."""
     strategy = distribute.choose(settings.strategy, settings.worker_timeout)
     if strategy and settings.xla:
         raise ArgumentError("xla compiles for one device; it goes with strategy default only.")
     workers = distribute.Workers(strategy, settings.worker_timeout)
+    folder = RunFolder(settings.model_dir)
+    with folder.locked() if workers.is_chief else contextlib.nullcontext():
+        return _run(settings, strategy, workers, folder)
+
+
+def _run(settings, strategy, workers, folder):
     _make_repeatable(settings.seed)
     inputs = _load_data(settings)
     steps = settings.steps_per_epoch or max(1, len(inputs.stream) // settings.batch_size)
@@ -38,13 +46,8 @@ def run(settings):
     workers.require_same(json.dumps(identity), "flags or images")
     with distribute.scope(strategy):
         model = _build(settings)
-
-    folder = RunFolder(settings.model_dir)
-    resumed = b""
     if workers.is_chief:
         folder.prepare(settings.fresh)
-        resumed = checkpoint.newest(folder.checkpoints, lambda meta: _contradiction(identity, meta["settings"]))
-    resumed = workers.bytes_from_chief(resumed)
 
     clock = callbacks.RunClock(settings.epochs, settings.time_limit, workers.from_chief)
     save_best = _best_saver(settings, inputs.sources, folder.best, clock) if workers.is_chief else None
@@ -52,6 +55,8 @@ def run(settings):
     stateful = {"progress": clock, "validation": validate}
     if settings.schedule == "plateau":
         stateful["plateau"] = callbacks.Plateau()
+    resumed = _newest(model, folder, identity, stateful) if workers.is_chief else b""
+    resumed = workers.bytes_from_chief(resumed)
     step = _restore(model, resumed, stateful) if resumed else 0
     if resumed:
         logging.info("resuming after step %d (epoch %d)", step, step // steps)
@@ -106,12 +111,13 @@ def _rules(settings, stateful, inputs, folder, workers, step):
         callbacks.NonFiniteGuard(step),
         *_schedules(settings, clock),
         callbacks.TimeLimit(clock),
+        callbacks.TimeLeft(clock),
         stateful["validation"],
     ]
     if "plateau" in stateful:
         rules.append(stateful["plateau"])
     if workers.is_chief:
-        rules += _records(settings, folder, min(inputs.validation, key=lambda pair: pair.hr.size))
+        rules += _records(settings, folder, min(inputs.validation, key=lambda pair: pair.original.size))
     if not workers.alone:
         rules.insert(0, distribute.StepWatch(workers))
     return rules
@@ -170,7 +176,8 @@ def _load_data(settings):
         val_folders = folders
         train_paths, val_paths = data.split_holdout(train_paths, settings.holdout)
     pairs = data.load_pairs(train_paths, settings.scale, settings.channels, settings.patch_size, settings.zooms)
-    validation = data.load_pairs(val_paths, settings.scale, settings.channels, 4 * max(settings.scale))
+    smallest = SSIM_WINDOW + 2 * max(settings.scale)
+    validation = data.load_pairs(val_paths, settings.scale, settings.channels, smallest)
     stream = data.PatchStream(
         pairs, settings.patch_size, settings.stride, settings.batch_size, settings.seed, settings.augment
     )
@@ -183,10 +190,24 @@ def _load_data(settings):
         "val_sets": [os.path.basename(os.path.normpath(name)) for name in val_folders],
         "val_images": len({pair.path for pair in validation}),
     }
+    _warn_of_overlap(pairs, validation)
     checksum = 0
     for pair in pairs + validation:
-        checksum = zlib.crc32(pair.hr.tobytes(), checksum)
+        checksum = zlib.crc32(pair.original.tobytes(), checksum)
     return _Inputs(stream, validation, sources, checksum)
+
+
+def _warn_of_overlap(pairs, validation):
+    """Says which validation images are training images too, whatever their names."""
+    seen = {zlib.crc32(pair.original.tobytes()) for pair in pairs}
+    known = sorted({pair.path for pair in validation if zlib.crc32(pair.original.tobytes()) in seen})
+    if known:
+        logging.warning(
+            "%d of %d validation images are training images too, so val_psnr says less of other photographs: %s",
+            len(known),
+            len({pair.path for pair in validation}),
+            ", ".join(known),
+        )
 
 
 def _build(settings):
@@ -218,6 +239,16 @@ def _start_from(model, other, path):
             raise ArgumentError(f"init: {path} has {name} {getattr(other, name)}; this run has {getattr(model, name)}.")
     for ours, theirs in zip(model.trainable_weights, other.trainable_weights, strict=True):
         ours.assign(theirs)
+
+
+def _newest(model, folder, identity, stateful):
+    """The bytes of the checkpoint to go on from; empty where there is none."""
+
+    def flaw(arrays, meta):
+        parts = {"step", *stateful} - {"step", *meta["state"]} if type(meta["step"]) is int else {"step"}
+        return checkpoint.mismatch(model, arrays) or (f"it lacks {', '.join(sorted(parts))}" if parts else None)
+
+    return checkpoint.newest(folder.checkpoints, lambda meta: _contradiction(identity, meta["settings"]), flaw)
 
 
 def _restore(model, resumed, stateful):

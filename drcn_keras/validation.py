@@ -1,30 +1,45 @@
 """Measuring whole images while training goes on, and keeping the best model."""
 
-import collections
 import math
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
+from absl import logging
 from keras import ops
 
-from drcn_keras.metrics import measured_psnr
+from drcn_keras.data import Pair
+from drcn_keras.errors import UserError
+from drcn_keras.metrics import comparable, mean_psnr, psnr, ssim
+from drcn_keras.tiling import compiled, default_tile, restoring, tiles
 
 
 class Validation(keras.callbacks.Callback):
     """Measures whole images by the field's protocol and keeps the best model.
 
-    Adds to the logs of a validated epoch: "val_psnr" (dB, the ensemble), "val_bicubic" (dB) and "lr";
-    and where there are several scales, whose mean these are, "val_psnr_x2" and so on.
+    Adds to the logs of a validated epoch: "val_psnr" (dB, the ensemble), "val_ssim", "val_bicubic" (dB) and "lr". With
+    several scales these are the means of their means, and "val_psnr_x2" and so on are the single ones. An image that is
+    restored exactly has no finite PSNR: it is named and left out.
 
     Args:
-        pairs: list of `data.Pair`.
+        pairs: the validation images, every side at least 11 + 2 * scale.
         every: validate after every so many epochs, and after the last.
         epochs: planned epochs.
         save_best: function of (model, logs, epoch), called when val_psnr is higher than ever before.
         agree: function that makes the chief's number every worker's; see `distribute.Workers`.
+
+    Raises:
+        UserError: every image of a scale is restored exactly, so that nothing can be compared.
     """
 
-    def __init__(self, pairs, every=1, epochs=1, save_best=None, agree=float):
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        every: int = 1,
+        epochs: int = 1,
+        save_best: Callable | None = None,
+        agree: Callable[[float], float] = float,
+    ):
         super().__init__()
         self.pairs = pairs
         self.every = every
@@ -32,40 +47,58 @@ class Validation(keras.callbacks.Callback):
         self.save_best = save_best
         self.agree = agree
         self.best = -math.inf
-        self.bicubic = None
+        self._bicubic: list[float] = []
+        self._left_out: set[str] = set()
+        self._network = None
 
     def on_epoch_end(self, epoch, logs=None):
         logs["lr"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         if (epoch + 1) % self.every and epoch + 1 < self.epochs and not self.model.stop_training:
             return
-        if self.bicubic is None:
-            self.bicubic = self._mean(self._by_scale(lambda pair: pair.ilr))
-        logs["val_bicubic"] = self.bicubic
-        measured = self._by_scale(self._upscaled)
-        if len(measured) > 1:
-            logs.update({f"val_psnr_x{scale}": psnr for scale, psnr in measured.items()})
-        logs["val_psnr"] = self.agree(self._mean(measured))
+        logs.update(self._measured())
         if logs["val_psnr"] > self.best:
             self.best = logs["val_psnr"]
             if self.save_best:
                 self.save_best(self.model, logs, epoch)
 
-    def _by_scale(self, restore):
-        """The mean PSNR of what `restore` makes of the pairs, for each scale."""
-        measured = collections.defaultdict(list)
-        for pair in self.pairs:
-            measured[pair.scale].append(measured_psnr(pair.hr, restore(pair), pair.scale))
-        return {scale: float(np.mean(decibels)) for scale, decibels in measured.items()}
+    def _measured(self):
+        if not self._bicubic:
+            self._bicubic = [psnr(*(comparable(x, pair.scale) for x in (pair.hr, pair.ilr))) for pair in self.pairs]
+        rows = []
+        for pair, bicubic in zip(self.pairs, self._bicubic, strict=True):
+            hr, sr = (comparable(image, pair.scale) for image in (pair.hr, self._upscaled(pair)))
+            rows.append((bicubic, self.agree(psnr(hr, sr)), ssim(hr, sr)))
+        scales = sorted({pair.scale for pair in self.pairs})
+        means = [self._mean(scale, rows) for scale in scales]
+        bicubic, decibels, similarity = np.mean(means, axis=0).tolist()
+        logs = {"val_psnr": decibels, "val_ssim": similarity, "val_bicubic": bicubic}
+        if len(scales) > 1:
+            logs.update({f"val_psnr_x{scale}": float(mean[1]) for scale, mean in zip(scales, means, strict=True)})
+        return logs
 
-    @staticmethod
-    def _mean(measured):
-        """Every scale counts alike."""
-        return float(np.mean(list(measured.values())))
+    def _mean(self, scale, rows):
+        """The mean row of the images of one scale, finite."""
+        own = [(pair.path, row) for pair, row in zip(self.pairs, rows, strict=True) if pair.scale == scale]
+        mean, infinite = mean_psnr([row for _, row in own])
+        if not np.isfinite(mean).all():
+            raise UserError(f"no validation image can be compared at x{scale}: every one of them is restored exactly.")
+        names = {own[index][0] for index in infinite} - self._left_out
+        if names:
+            self._left_out |= names
+            logging.warning(
+                "%d of %d validation images have no finite PSNR and are left out of the mean: %s",
+                len(infinite), len(own), ", ".join(sorted(names)),
+            )  # fmt: skip
+        return mean
 
     def _upscaled(self, pair):
-        # Not model(ilr): called eagerly, Keras's functional model keeps the features of every recursion.
-        weights = ops.convert_to_numpy(self.model.ensemble_weights)
-        return np.tensordot(weights, ops.convert_to_numpy(self.model.reconstructions(pair.ilr[None]))[0], 1)
+        if self._network is None:
+            # A model of its own around the same layers: a graph, which keeps no recursion's features for gradients.
+            self._network = restoring(compiled(keras.Model(self.model.inputs, self.model.outputs)))
+        sr = np.empty(pair.original.shape, np.float32)
+        for window, inner, kept in tiles(*sr.shape[:2], default_tile(self.model, 8), self.model.halo):
+            sr[kept] = self._network(pair.cut(window)[0])[inner]
+        return sr
 
     def state(self):
         return {"best": self.best}

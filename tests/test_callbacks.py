@@ -163,3 +163,15 @@ def test_a_weight_that_is_not_finite_ends_the_epoch_before_it_is_measured():
     model.get_layer("inference").bias.assign([0.0, np.inf])
     with pytest.raises(UserError, match="inference/bias holds NaN or infinity"):
         attached(callbacks.NonFiniteGuard(), model).on_epoch_end(0, {"loss": 1.0})
+
+
+def test_the_time_left_is_that_of_the_whole_run_restarts_included(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    clock = callbacks.RunClock(epochs=10)
+    clock.restore({"minutes": 3.0})
+    now[0] += 60
+    logs = {}
+    callbacks.TimeLeft(clock).on_epoch_end(3, logs)
+    # Four minutes for four of ten epochs.
+    assert logs["minutes_left"] == pytest.approx(6.0)

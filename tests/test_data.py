@@ -11,19 +11,27 @@ from drcn_keras.image import enlarge, shrink
 
 
 def numbered(height, width):
-    """A pair whose every pixel is told apart; HR is ILR + 0.5."""
-    ilr = np.arange(height * width, dtype="float32").reshape(height, width, 1)
-    return Pair("numbered", ilr, ilr + 0.5, 2)
+    """A pair whose every pixel is told apart, where the grid has fewer than 256 of them."""
+    pixels = (np.arange(height * width) % 256).astype(np.uint8).reshape(height, width, 1)
+    return Pair("numbered", pixels, np.zeros((height // 2 + 1, width // 2 + 1, 1), "float32"), 2)
+
+
+def pixels(patches):
+    return np.round(255 * patches).astype(int)
 
 
 def corners(stream, steps):
-    return [tuple(patch[[0, 0, -1, -1], [0, -1, 0, -1], 0]) for step in range(steps) for patch in stream.batch(step)[0]]
+    return [
+        tuple(pixels(patch)[[0, 0, -1, -1], [0, -1, 0, -1], 0])
+        for step in range(steps)
+        for patch in stream.batch(step)[1]
+    ]
 
 
 def test_the_grid_has_every_patch_that_fits_and_no_other():
     stream = PatchStream([numbered(9, 7)], patch_size=4, stride=2, batch_size=6, augment=False)
     assert len(stream) == 3 * 2
-    first_pixels = sorted(int(patch[0, 0, 0]) for patch in stream.batch(0)[0])
+    first_pixels = sorted(pixels(stream.batch(0)[1])[:, 0, 0, 0])
     assert first_pixels == [0, 2, 14, 16, 28, 30]
 
 
@@ -33,11 +41,46 @@ def test_patches_of_41_with_stride_21_as_the_paper():
 
 
 def test_ilr_and_hr_are_cut_and_turned_together():
-    stream = PatchStream([numbered(12, 9)], patch_size=5, stride=1, batch_size=64, seed=3)
+    """Of a ramp of even steps bicubic interpolation makes the ramp again, away from the border."""
+    ramp = np.add.outer(4 * np.arange(24), 1.0 * np.arange(24))[..., None]
+    pair = Pair("ramp", ramp.astype(np.uint8), shrink(ramp / 255.0, 2).astype(np.float32), 2)
+    stream = PatchStream([pair], patch_size=5, stride=1, batch_size=400, seed=3)
     ilr, hr = stream.batch(0)
-    np.testing.assert_array_equal(hr, ilr + 0.5)
-    assert ilr.shape == (64, 5, 5, 1)
-    assert ilr.dtype == np.float32
+    assert ilr.shape == hr.shape == (400, 5, 5, 1)
+    assert ilr.dtype == hr.dtype == np.float32
+    inside = [patch for patch in range(400) if pixels(hr[patch]).min() > 30 and pixels(hr[patch]).max() < 85]
+    assert len(inside) > 100
+    np.testing.assert_allclose(ilr[inside], hr[inside], atol=1.5e-3)
+
+
+def test_a_patch_is_that_of_the_whole_enlarged_image(photographs):
+    pair = data.load_pairs([str(photographs / "b.png")], scale=3)[0]
+    stream = PatchStream([pair], patch_size=7, stride=4, batch_size=25, augment=False)
+    whole = {tuple(patch.ravel()): patch for patch in _patches(pair.hr, pair.ilr, 7, 4)}
+    assert len(whole) == len(stream) == 25
+    for ilr, hr in zip(*stream.batch(0), strict=True):
+        np.testing.assert_array_equal(np.stack([hr, ilr]), whole[tuple(np.stack([hr, ilr]).ravel())])
+
+
+def _patches(hr, ilr, size, stride):
+    starts = range(0, hr.shape[0] - size + 1, stride)
+    return [np.stack([image[r : r + size, c : c + size] for image in (hr, ilr)]) for r in starts for c in starts]
+
+
+def test_an_image_takes_a_byte_for_a_sample_and_its_quarter_in_float(photographs):
+    pair = data.load_pairs([str(photographs / "b.png")], scale=2)[0]
+    assert pair.original.nbytes == 24 * 24
+    assert pair.lr.nbytes == 12 * 12 * 4
+    several = data.load_pairs([str(photographs / "b.png")], scale=(2, 3, 4))
+    assert all(np.shares_memory(pair.original, several[0].original) for pair in several)
+
+
+def test_the_places_of_many_patches_take_no_memory_of_their_own():
+    pixels = np.zeros((500, 400, 1), np.uint8)
+    stream = PatchStream([Pair(str(number), pixels, pixels, 2) for number in range(50)], 4, 1)
+    assert len(stream) == 50 * 497 * 397
+    held = [value for value in vars(stream).values() if hasattr(value, "__len__")]
+    assert sum(map(len, held)) <= 3 * 50
 
 
 def test_augmentation_uses_all_eight_symmetries_and_nothing_else():
@@ -58,7 +101,7 @@ def test_augmentation_uses_all_eight_symmetries_and_nothing_else():
 
 def test_a_pass_takes_every_patch_once_before_any_comes_again():
     stream = PatchStream([numbered(8, 8)], patch_size=2, stride=2, batch_size=3, augment=False)
-    seen = [int(patch[0, 0, 0]) for step in range(16) for patch in stream.batch(step)[0]]
+    seen = [int(patch[0, 0, 0]) for step in range(16) for patch in pixels(stream.batch(step)[1])]
     for start in (0, 16, 32):
         assert sorted(seen[start : start + 16]) == sorted({2 * r * 8 + 2 * c for r in range(4) for c in range(4)})
     assert seen[:16] != seen[16:32]
@@ -67,12 +110,12 @@ def test_a_pass_takes_every_patch_once_before_any_comes_again():
 def test_a_batch_depends_on_seed_and_step_alone():
     pairs = [numbered(20, 20)]
     straight = PatchStream(pairs, patch_size=4, stride=3, batch_size=5, seed=7)
-    batches = [straight.batch(step)[0] for step in range(40)]
+    batches = [straight.batch(step)[1] for step in range(40)]
     resumed = PatchStream(pairs, patch_size=4, stride=3, batch_size=5, seed=7)
-    np.testing.assert_array_equal(next(resumed.batches(start=33))[0], batches[33])
-    np.testing.assert_array_equal(straight.batch(2)[0], batches[2])
+    np.testing.assert_array_equal(next(resumed.batches(start=33))[1], batches[33])
+    np.testing.assert_array_equal(straight.batch(2)[1], batches[2])
     other = PatchStream(pairs, patch_size=4, stride=3, batch_size=5, seed=8)
-    assert not np.array_equal(other.batch(2)[0], batches[2])
+    assert not np.array_equal(other.batch(2)[1], batches[2])
 
 
 @pytest.fixture

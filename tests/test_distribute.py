@@ -142,7 +142,7 @@ def test_keras_still_needs_the_two_hooks(photographs, tmp_path):
 def test_slices_of_a_step_are_its_batch(photographs):
     import tensorflow as tf
 
-    pair = Pair("ramp", np.arange(400, dtype="float32").reshape(20, 20, 1), np.ones((20, 20, 1), "float32"), 2)
+    pair = Pair("ramp", np.ones((20, 20, 1), np.uint8), np.arange(100, dtype="float32").reshape(10, 10, 1), 2)
     stream = PatchStream([pair], patch_size=4, stride=3, batch_size=6)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     batches = iter(distribute.training_data(stream, 3, strategy))

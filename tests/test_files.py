@@ -23,3 +23,23 @@ def test_only_what_a_killed_write_left_is_removed(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     files.remove_partial(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.partial", "step-000000001.npz"]
+
+
+def test_what_another_process_is_writing_just_now_is_left_alone(tmp_path):
+    def write(file):
+        file.write(b"new")
+        files.remove_partial(str(tmp_path))
+
+    files.write_atomically(str(tmp_path / "log.csv"), write)
+    assert (tmp_path / "log.csv").read_bytes() == b"new"
+
+
+def test_a_damaged_file_never_replaces_one_set_aside_before(tmp_path):
+    for number in (1, 2, 3):
+        (tmp_path / "log.csv").write_text(str(number))
+        files.set_aside(str(tmp_path / "log.csv"), "it is damaged")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "log.csv.damaged": "1",
+        "log.csv.damaged-2": "2",
+        "log.csv.damaged-3": "3",
+    }

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 
 from drcn_keras import DRCN, checkpoint, data, load, records, trainer
 from drcn_keras.errors import UserError
+from drcn_keras.run_folder import RunFolder
 from drcn_keras.settings import Settings
 from drcn_keras.train import train
 
@@ -99,6 +101,9 @@ def test_a_run_leaves_the_best_model_its_card_and_a_row_per_epoch(finished):
     assert card["parameters"] == model.count_params()
     assert (card["train_images"], card["val_images"], card["patches"]) == (2, 1, 18)
     assert card["flags"]["learning_rate"] == 0.001
+    assert card["backend_version"] == importlib.import_module(keras.backend.backend()).__version__
+    assert card["hours"] == pytest.approx(card["minutes"] / 60, abs=0.01)
+    assert 0 < card["val_ssim"] < 1
     table = rows(finished)
     assert [row["epoch"] for row in table] == ["1", "2", "3", "4"]
     # Linear over the first half of four epochs.
@@ -114,7 +119,7 @@ def test_a_run_leaves_the_best_model_its_card_and_a_row_per_epoch(finished):
 def test_tensorboard_gets_everything_once_per_epoch(finished):
     found = [event for event in events(finished) if event[1] != "purge"]
     assert len(found) == len(set(found))
-    expected = {"loss", "alpha", "lr", "val_psnr", "val_bicubic", "bicubic_drcn_original"}
+    expected = {"loss", "alpha", "lr", "minutes_left", "val_psnr", "val_ssim", "val_bicubic", "bicubic_drcn_original"}
     expected |= {f"{kind}/{number:02d}" for kind in ("ensemble_weights", "recursion_psnr") for number in (1, 2)}
     for epoch in (1, 2, 3, 4):
         assert {tag for step, tag in found if step == epoch} == expected
@@ -205,6 +210,41 @@ def test_fresh_starts_over(tiny, tmp_path):
     assert not (tmp_path / "tensorboard").exists()
 
 
+def test_damaged_files_are_set_aside_and_the_run_goes_on(tiny, tmp_path, caplog):
+    train(tiny(tmp_path))
+    with np.load(tmp_path / "checkpoints" / "step-000000006.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    meta = json.loads(bytes(arrays["meta"]))
+    del meta["state"]["validation"]
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    np.savez(tmp_path / "checkpoints" / "step-000000006.npz", **arrays)
+    (tmp_path / "log.csv").write_bytes(b"\xff")
+    (tmp_path / "best.json").write_text("[")
+    train(tiny(tmp_path, epochs=3))
+    assert newest(tmp_path)[1]["step"] == 9
+    assert [row["epoch"] for row in rows(tmp_path)] == ["2", "3"]
+    for name in ("log.csv", "best.json", "checkpoints/step-000000006.npz"):
+        assert (tmp_path / f"{name}.damaged").exists()
+    assert "it lacks validation" in caplog.text
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tiny, tmp_path):
+    with RunFolder(str(tmp_path)).locked(), pytest.raises(UserError, match="another training is at work in"):
+        train(tiny(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_validation_images_that_are_training_images_are_named(tiny, tmp_path, caplog):
+    train(tiny(tmp_path / "apart", epochs=1))
+    assert "training images too" not in caplog.text
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(os.path.join(*tiny(tmp_path).train_dir, "1.png"), other / "renamed.png")
+    train(tiny(tmp_path / "run", val_dir=str(other), epochs=1))
+    assert "1 of 1 validation images are training images too" in caplog.text
+    assert "renamed.png" in caplog.text
+
+
 def test_fresh_deletes_nothing_when_the_new_run_cannot_start(tiny, tmp_path):
     train(tiny(tmp_path, epochs=1))
     before = sorted(path.name for path in tmp_path.rglob("*"))
@@ -259,6 +299,12 @@ def test_training_starts_from_another_models_weights(finished, tiny, tmp_path):
         np.testing.assert_allclose(np.array(ours), np.array(theirs), atol=1e-6)
     with pytest.raises(UserError, match=r"^init: .* has filters 2; this run has 3"):
         train(tiny(tmp_path / "other", init=str(finished / "best.keras"), filters=3))
+
+
+def test_training_starts_from_a_preset_by_name(tiny, tmp_path):
+    train(tiny(tmp_path, init="mobile-x3", filters=32, recursions=9, epochs=1, learning_rate=1e-12))
+    ours, theirs = load(str(tmp_path / "best.keras")), load("mobile-x3")
+    np.testing.assert_allclose(np.array(ours.ensemble_weights), np.array(theirs.ensemble_weights), atol=1e-6)
 
 
 def scalar_loss(theta, x, hr, alpha):

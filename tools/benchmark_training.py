@@ -60,7 +60,15 @@ def measure(name, mode, batch_size, seconds, precision):
     from drcn_keras.data import Pair, PatchStream
 
     random = np.random.default_rng(0)
-    pairs = [Pair(str(number), *random.random((2, 256, 256, 1), dtype="float32"), 2) for number in range(20)]
+    pairs = [
+        Pair(
+            str(number),
+            random.integers(256, size=(256, 256, 1), dtype="uint8"),
+            random.random((128, 128, 1), dtype="float32"),
+            2,
+        )
+        for number in range(20)
+    ]
     stream = PatchStream(pairs, PATCH_SIZE, 21, batch_size)
     model = DRCN(**PRESETS[name][0], dtype=precision)
     model.compile(
