@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import compress  # noqa: E402
 
-from drcn_keras.export import flatbuffer  # noqa: E402
+from drcn_keras.export import flatbuffer, names  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -68,7 +68,7 @@ def test_pruning_then_quantisation_aware_training(workplace):
     done = run(workplace, "qat+prune", "--sparsity=0.6", "--mode=int8")
     assert done.returncode == 0, done.stderr[-2000:]
     kernels, manifest = written(workplace, "drcn_x2_luma_int8_qat-prune")
-    heavy = np.concatenate([kernels[f"{name}/kernel"].ravel() for name in compress.HEAVY])
+    heavy = np.concatenate([kernels[f"{name}/kernel"].ravel() for name in names.HEAVY])
     assert heavy.dtype == np.int8
     assert np.mean(heavy == 0) >= 0.59
     assert manifest["sparsity"] == pytest.approx(np.mean(heavy == 0))
@@ -83,7 +83,7 @@ def test_clusters_are_few_in_the_file(workplace):
     done = run(workplace, "cluster", "--clusters=8", "--mode=float32")
     assert done.returncode == 0, done.stderr[-2000:]
     kernels, manifest = written(workplace, "drcn_x2_luma_float32_cluster")
-    for name in compress.HEAVY:
+    for name in names.HEAVY:
         assert len(np.unique(kernels[f"{name}/kernel"])) <= 8
         assert manifest["unique_weights"][name] <= 8
 

@@ -21,8 +21,8 @@ from drcn_keras.model import DRCN
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
 
-from drcn_keras.export import flatbuffer, quantize, runner, samples, tflite, tune
-from drcn_keras.export.exporter import Exporter
+from drcn_keras.export import flatbuffer, limits, names, quantize, runner, samples, tflite, tune
+from drcn_keras.export.exporter import Exporter, Options
 from drcn_keras.export.manifest import sha256, sha256_of_file
 from drcn_keras.export.pipeline import Pipeline, to_tflite
 
@@ -72,7 +72,9 @@ def exported(tmp_path_factory, photos):
     folder = tmp_path_factory.mktemp("export")
     model = tiny_model()
     model.save(folder / "model.keras")
-    exporter = Exporter(model, str(folder / "model.keras"), 24, 20, representative_dir=str(photos))
+    exporter = Exporter(
+        model, str(folder / "model.keras"), Options(height=24, width=20, representative_dir=str(photos))
+    )
     manifests = tflite.export(exporter, str(folder), ["luma", "rgb"], quantize.MODES, test_dir=str(photos))
     return model, folder, {(manifest["pipeline"], manifest["mode"]): manifest for manifest in manifests}
 
@@ -177,7 +179,7 @@ def test_float16_keeps_what_shares_a_buffer():
     tensors[b"inference/bias"].buffer = tensors[b"embedding_1/bias"].buffer
     content = flatbuffer.write(tree)
     ilr = np.random.default_rng(0).random((16, 16, 1), np.float32)
-    np.testing.assert_allclose(runner.Runner(flatbuffer.halved(content))(ilr), runner.Runner(content)(ilr), atol=2e-3)
+    np.testing.assert_allclose(runner.Runner(flatbuffer.halve(content))(ilr), runner.Runner(content)(ilr), atol=2e-3)
 
 
 def test_float16_of_an_rgb_file_works_in_float32_around_the_network(exported):
@@ -212,6 +214,29 @@ def test_manifest_describes_the_files(exported):
     assert manifests["luma", "float32"]["test"][0]["drop"] == pytest.approx(0.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("pipeline", tflite.PIPELINES)
+def test_the_device_checker_passes_every_file_that_was_written(exported, pipeline):
+    _, folder, manifests = exported
+    files = [folder / manifest["model"]["file"] for (kind, _), manifest in manifests.items() if kind == pipeline]
+    assert len(files) == len(quantize.MODES)
+    command = [sys.executable, ROOT / "tflite" / "check.py", "--runs=1", "--warmup=0", "--threads=2", *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f"{len(files)} of {len(files)} passed\n")
+
+
+def test_a_device_at_the_golden_limit_still_reaches_the_float_limit():
+    for mode in quantize.MODES:
+        for dtype in ("float32", "uint8"):
+            held_to = limits.limits_of(mode, dtype)
+            required = limits.required_psnr(held_to)
+            error = 10 ** (-required / 10) + 10 ** (-held_to["golden_psnr"] / 10)
+            assert -10 * np.log10(error) == pytest.approx(held_to["float_psnr"])
+            assert required > held_to["float_psnr"]
+    # Worked by hand: 10^-9.7 - 10^-10 = 0.995 * 10^-10.
+    assert limits.required_psnr(limits.limits_of("float32", "float32")) == pytest.approx(100.02, abs=0.005)
+
+
 def test_check_runs_without_tensorflow_and_sees_a_wrong_file(exported, tmp_path):
     _, folder, _ = exported
     model, golden = folder / "drcn_x2_luma_int8.tflite", folder / "drcn_x2_luma_int8.npz"
@@ -231,8 +256,8 @@ def test_size_grows_by_the_operator_table_alone():
         network = inference.inference_model(model, residual=True, split_identity=True)
         content = to_tflite(Pipeline(model, "luma", network), 16, 16)
         images = np.random.default_rng(0).random((2, 16, 16, 1), np.float32)
-        ranges = quantize.calibrated_ranges(content, images, "int8")
-        smaller = [quantize.quantized(content, mode, ranges) for mode in ("float16", "int8")]
+        ranges = quantize.calibrate(content, images, "int8")
+        smaller = [quantize.to_mode(content, mode, ranges) for mode in ("float16", "int8")]
         return np.array([len(file) for file in (content, *smaller)])
 
     # A recursion adds 5 operators and its ensemble weight whatever the filters are. Another kernel of 16 filters would
@@ -262,7 +287,7 @@ def test_rgb_of_a_three_channel_model():
     assert np.max(np.abs(run(lr).astype(int) - drcn_keras.upscale(lr, model))) <= 1
 
 
-def test_equalized_is_the_same_function():
+def test_equalize_is_the_same_function():
     model = tiny_model()
     network = inference.inference_model(model, residual=True, split_identity=True)
     # Channels of very different strength.
@@ -271,7 +296,7 @@ def test_equalized_is_the_same_function():
     network.get_layer("embedding_2").set_weights([kernel * strength, bias * strength])
     images = np.random.default_rng(0).random((3, 16, 16, 1), np.float32)
     content = to_tflite(Pipeline(model, "luma", network), 8, 8)
-    twin = tune.equalized(network, quantize.observe(content, images))
+    twin = tune.equalize(network, quantize.observe(content, images))
     np.testing.assert_allclose(twin(images), network(images), atol=2e-6)
     after = quantize.observe(to_tflite(Pipeline(model, "luma", twin), 8, 8), images)
     # The strongest channel is allowed 1 / 0.3 times the weakest at most, unless it was more than that stronger still.
@@ -281,8 +306,8 @@ def test_equalized_is_the_same_function():
 
 
 def _spread(observed):
-    inside = ("embedding_2_", "inference_", "state_")
-    channels = np.max([seen["channels"] for name, seen in observed.items() if name.startswith(inside)], axis=0)
+    inside = ("embedding_2", "inference", "state")
+    channels = np.max([seen["channels"] for name, seen in observed.items() if names.role_of(name) in inside], axis=0)
     return channels.max() / channels.min()
 
 
@@ -387,13 +412,13 @@ def test_a_model_with_nan_is_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failed_check_leaves_nothing(monkeypatch, model_file, tmp_path):
-    model = drcn_keras.load(model_file)
-    exporter = Exporter(model, model_file, 24, 20)
-    wrong = inference.inference_model(tiny_model(recursions=2, filters=8), residual=True, split_identity=True)
-    layer = wrong.get_layer("reconstruction_2")
-    layer.set_weights([2.0 * layer.get_weights()[0], layer.get_weights()[1]])
-    exporter.network = wrong
-    with pytest.raises(UserError, match="against the float model"):
+# An offset of 10^(-95/20) is 95 dB.
+@pytest.mark.parametrize(("offset", "found"), [(0.1, "20.0"), (1.778e-5, "95.0"), (np.nan, "nan")])
+def test_a_file_that_a_checker_would_fail_is_not_written(model_file, tmp_path, offset, found):
+    exporter = Exporter(drcn_keras.load(model_file), model_file, Options(height=24, width=20))
+    layer = exporter.network.get_layer("reconstruction_2")
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel, bias + offset])
+    with pytest.raises(UserError, match=rf" {found} dB against the float model; expected at least 100\.0"):
         tflite.export(exporter, str(tmp_path / "out"), ["luma"], ["float32"])
     assert os.listdir(tmp_path / "out") == []

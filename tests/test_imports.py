@@ -49,6 +49,7 @@ ORDER = [
 APART = {"export": set(), "reporting": set()}
 # The package that writes models for others.
 EXPORT_ORDER = [
+    "names",
     "runner",
     "flatbuffer",
     "quantize",
@@ -56,6 +57,7 @@ EXPORT_ORDER = [
     "tune",
     "samples",
     "fidelity",
+    "limits",
     "manifest",
     "exporter",
     "tflite",

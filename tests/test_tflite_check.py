@@ -62,6 +62,25 @@ def test_limits_are_flags(tmp_path):
     assert not verdicts["golden"]
 
 
+def test_limits_stand_in_the_manifest(tmp_path):
+    strict, old, without = exports.copy(tmp_path, "float32", "other", "int8")
+    for model, change in (
+        (strict, lambda manifest: manifest["limits"].update(float_psnr=201.0)),
+        (old, lambda manifest: manifest.update(format=1)),
+        (without, lambda manifest: manifest["limits"].pop("golden_ulp")),
+    ):
+        path = model.with_suffix(".json")
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+    done, report = report_of(tmp_path, strict, old, without)
+    assert done.returncode == 2
+    assert [gate["name"] for gate in report["models"][0]["gates"] if not gate["passed"]] == ["float model"]
+    lines = done.stderr.splitlines()
+    assert "format 1; this checker reads 2. Export the model again." in lines[0]
+    assert "limits need 'golden_ulp' as a number; found 'nothing'" in lines[1]
+
+
 def planted(tmp_path, name, change):
     """An export whose model file was changed after its golden vectors were made, its manifest none the wiser."""
     (model,) = exports.copy(tmp_path, name)

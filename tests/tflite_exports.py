@@ -90,6 +90,8 @@ def _write_all(folder):
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
+    from drcn_keras.export.limits import limits_of
+
     def network(seed, channels, fault=""):
         generator = np.random.default_rng(seed)
         kernels = [
@@ -148,7 +150,7 @@ def _write_all(folder):
             path.with_suffix(".npz"), names=np.array(NAMES), inputs=images, outputs=outputs, float_outputs=exact
         )
         manifest = {
-            "format": 1,
+            "format": 2,
             "model": {},
             "golden": {"cases": len(NAMES)},
             "mode": mode,
@@ -164,6 +166,7 @@ def _write_all(folder):
             # Four 3x3 convolutions: 1 to 4 channels, twice 4 to 4, and 4 to 1.
             "macs": SIDE * SIDE * 9 * (4 + 2 * 16 + 4) * channels,
             "parameters": 216,
+            "limits": limits_of(mode, np.dtype(taken["dtype"]).name),
         }
         path.with_suffix(".json").write_text(json.dumps(manifest))
         reseal(path)

@@ -19,23 +19,9 @@ import tempfile
 import runtime
 from manifest import CannotRun, end, identity_fault, read_golden, read_manifest, write_atomically
 
-# What each mode must reach. golden: against what the same file gave where it was exported; another processor sums
-# in another order, and quantised values can fall on the other side of a rounding step. float: the real patches
-# against the float model. PSNR in dB; differing: share of pixels that differ after rounding to 8 bit.
-LIMITS = {
-    "float32": {"golden_psnr": 100.0, "golden_ulp": 1000.0, "golden_differing": 0.01, "float_psnr": 100.0},
-    "float16": {"golden_psnr": 90.0, "golden_ulp": 4000.0, "golden_differing": 0.02, "float_psnr": 70.0},
-    "dynamic": {"golden_psnr": 50.0, "golden_ulp": None, "golden_differing": 0.5, "float_psnr": 45.0},
-    "int8": {"golden_psnr": 55.0, "golden_ulp": None, "golden_differing": 0.3, "float_psnr": 45.0},
-    "int16x8": {"golden_psnr": 55.0, "golden_ulp": None, "golden_differing": 0.3, "float_psnr": 50.0},
-}
 # XNNPACK gives the same bits with any number of threads; the built-in kernels, which int16x8 needs, do not.
 THREADS_ULP = 0.0
 BUILT_IN_THREADS_ULP = 64.0
-
-# An 8-bit output is rounded: where the float value lies between two levels, the last bit of a sum decides. At
-# this PSNR one value in five is one level off.
-EIGHT_BIT_PSNR = 55.0
 
 # How much further than the centre the border may be off, in dB, before the padding is suspected.
 BORDER_DB = 6.0
@@ -89,7 +75,7 @@ def parse_flags(argv=None):
         metavar="COMMAND",
         help="starts Python for the measuring process; under an emulator, the emulator with its arguments",
     )
-    gates = parser.add_argument_group("gates", "defaults depend on the mode: " + _limits_text())
+    gates = parser.add_argument_group("gates", "defaults stand in the manifest")
     gates.add_argument("--golden_psnr", type=float, metavar="DB", help="at least, worst case against its own golden")
     gates.add_argument("--golden_ulp", type=float, metavar="N", help="largest difference, units of the last place")
     gates.add_argument("--golden_differing", type=float, metavar="SHARE", help="pixels that differ in 8 bit, at most")
@@ -107,13 +93,6 @@ def _positive(text):
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more; received {text}")
     return value
-
-
-def _limits_text():
-    return "; ".join(
-        f"{mode}: " + ", ".join(f"{key} {value:g}" for key, value in limits.items() if value is not None)
-        for mode, limits in LIMITS.items()
-    )
 
 
 def check(model, flags):
@@ -176,15 +155,9 @@ def measured(model, manifest, flags):
 
 
 def limits_of(manifest):
-    """The default limits for an export: its mode's, and what an 8-bit output can reach at most."""
-    limits = {**LIMITS[manifest["mode"]], "threads_ulp": THREADS_ULP}
-    if manifest["mode"] == "int16x8":
-        limits["threads_ulp"] = BUILT_IN_THREADS_ULP
-    if manifest["output"]["dtype"] == "uint8":
-        limits["golden_psnr"] = min(limits["golden_psnr"], EIGHT_BIT_PSNR)
-        limits["float_psnr"] = min(limits["float_psnr"], EIGHT_BIT_PSNR)
-        limits["golden_ulp"] = None if limits["golden_ulp"] is None else 1.0
-    return limits
+    """The default limits for an export: the manifest's, and what another number of threads may change."""
+    threads = BUILT_IN_THREADS_ULP if manifest["mode"] == "int16x8" else THREADS_ULP
+    return {**manifest["limits"], "threads_ulp": threads}
 
 
 def judge(report, manifest, flags):

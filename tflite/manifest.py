@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 PIPELINES = ("luma", "rgb")
 
@@ -25,6 +25,14 @@ _REQUIRED = {
     "input": dict,
     "output": dict,
     "macs": int,
+    "limits": dict,
+}
+# What the file is held to.
+_LIMITS = {
+    "golden_psnr": (int, float),
+    "golden_ulp": (int, float, type(None)),
+    "golden_differing": (int, float),
+    "float_psnr": (int, float),
 }
 
 
@@ -82,10 +90,16 @@ def read_manifest(model):
     if not isinstance(manifest, dict):
         raise CannotRun(f"{path}: a manifest is a JSON object; received a {type(manifest).__name__}.")
     if manifest.get("format", FORMAT) != FORMAT:
-        raise CannotRun(f"{path}: manifest of format {manifest['format']}; this checker reads format {FORMAT}.")
+        raise CannotRun(
+            f"{path}: manifest of format {manifest['format']}; this checker reads {FORMAT}. Export the model again."
+        )
     for key, kind in _REQUIRED.items():
         if not isinstance(manifest.get(key), kind):
             raise CannotRun(f"{path}: the manifest needs {key!r} as {kind.__name__}; found {manifest.get(key)!r}.")
+    for key, kinds in _LIMITS.items():
+        found = manifest["limits"].get(key, "nothing")
+        if not isinstance(found, kinds):
+            raise CannotRun(f"{path}: the manifest's limits need {key!r} as a number; found {found!r}.")
     for key, choices in (("mode", MODES), ("pipeline", PIPELINES)):
         if manifest[key] not in choices:
             raise CannotRun(f"{path}: unknown {key} {manifest[key]!r}; expected one of {', '.join(choices)}.")

@@ -17,18 +17,17 @@ from absl import flags, logging
 from keras import ops
 
 from drcn_keras import errors, inference
+from drcn_keras.card import path_of
+from drcn_keras.commands import load_at
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
-from drcn_keras.export import flatbuffer, quantize, tflite, tune
-from drcn_keras.export.exporter import Exporter
+from drcn_keras.export import flatbuffer, names, quantize, tflite, tune
+from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.export.pipeline import Pipeline, to_tflite
 from drcn_keras.layers import CenteredIdentity
 from drcn_keras.model import DRCN
-from drcn_keras.presets import load, path_of
 
 METHODS = ("qat", "prune", "cluster", "qat+prune")
-HEAVY = ("embedding_2", "inference", "reconstruction_1")
-CONVOLUTIONS = ("embedding_1", *HEAVY, "reconstruction_2")
 # Pruning's polynomial ends below the wish by what rounding to whole weights costs.
 SPARSITY_SLACK = 0.01
 
@@ -53,12 +52,12 @@ def compress(model, method, paths, representative, settings):
     network = inference.inference_model(model, residual=True, split_identity=True)
     ranges = {}
     if "qat" in method:
-        network = tune.equalized(network, quantize.observe(_luma(model, network), representative))
-        ranges = quantize.calibrated_ranges(_luma(model, network), representative, "int8")
+        network = tune.equalize(network, quantize.observe(_luma(model, network), representative))
+        ranges = quantize.calibrate(_luma(model, network), representative, "int8")
     request = {**_weights(model, network), **_probe(model)}
     if ranges:
-        inside = ("embedding_1_", "embedding_2_", "inference_", "state_", "reconstruction_1_")
-        request.update({f"range/{name}": np.array(r) for name, r in ranges.items() if name.startswith(inside)})
+        inside = {name: limits for name, limits in ranges.items() if names.role_of(name) in names.QUANTIZED}
+        request.update({f"range/{name}": np.array(limits) for name, limits in inside.items()})
     about = {name: getattr(model, name) for name in ("filters", "channels", "scale")}
     about["used"] = inference.used_recursions(model)
     request["settings"] = np.array(json.dumps({**settings, **about, "method": method, "paths": list(paths)}))
@@ -72,11 +71,12 @@ def _luma(model, network):
 
 
 def _weights(model, network):
-    arrays = {"ensemble": ops.convert_to_numpy(model.ensemble_weights)[_used(model)]}
-    for name in CONVOLUTIONS:
-        arrays[f"{name}/kernel"], arrays[f"{name}/bias"] = network.get_layer(name).get_weights()
+    arrays = {names.ENSEMBLE: ops.convert_to_numpy(model.ensemble_weights)[_used(model)]}
+    for name in names.CONVOLUTIONS:
+        arrays[names.kernel(name)], arrays[names.bias(name)] = network.get_layer(name).get_weights()
     # The folded network's last bias carries the ensemble's sum.
-    arrays["reconstruction_2/bias"] = ops.convert_to_numpy(model.get_layer("reconstruction_2").bias)
+    last = names.RECONSTRUCTION_2
+    arrays[names.bias(last)] = ops.convert_to_numpy(model.get_layer(last).bias)
     return arrays
 
 
@@ -119,16 +119,17 @@ def _run_twin(request):
 
 def _rebuilt(model, arrays):
     tuned = DRCN.from_config(model.get_config())
-    identity = ops.convert_to_numpy(CenteredIdentity()(arrays["inference/kernel"].shape))
-    for name in CONVOLUTIONS:
-        kernel = arrays[f"{name}/kernel"] + (identity if name == "inference" else 0.0)
-        tuned.get_layer(name).set_weights([kernel, arrays[f"{name}/bias"]])
+    identity = ops.convert_to_numpy(CenteredIdentity()(arrays[names.kernel(names.INFERENCE)].shape))
+    for name in names.CONVOLUTIONS:
+        kernel = arrays[names.kernel(name)] + (identity if name == names.INFERENCE else 0.0)
+        tuned.get_layer(name).set_weights([kernel, arrays[names.bias(name)]])
     ensemble = np.zeros(model.recursions, np.float32)
-    ensemble[_used(model)] = arrays["ensemble"]
+    ensemble[_used(model)] = arrays[names.ENSEMBLE]
     tuned.ensemble_weights.assign(ensemble)
     network = inference.inference_model(tuned, residual=True, split_identity=True)
     # Adding and taking away the identity rounds; the trained values are put back as they are.
-    network.get_layer("inference").set_weights([arrays["inference/kernel"], arrays["inference/bias"]])
+    trained = [arrays[part(names.INFERENCE)] for part in (names.kernel, names.bias)]
+    network.get_layer(names.INFERENCE).set_weights(trained)
     ranges = {name.removeprefix("range/"): tuple(value) for name, value in arrays.items() if name.startswith("range/")}
     return tuned, network, ranges or None
 
@@ -141,7 +142,7 @@ def findings(content):
         values; "gzip_bytes".
     """
     kernels = {name.split("/")[0]: kernel for name, kernel in flatbuffer.kernels(content).items()}
-    heavy = {name: kernels[name] for name in HEAVY}
+    heavy = {name: kernels[name] for name in names.HEAVY}
     zeros = sum(int(np.sum(kernel == 0)) for kernel in heavy.values())
     return {
         "sparsity": zeros / sum(kernel.size for kernel in heavy.values()),
@@ -164,6 +165,7 @@ def check_findings(found, method, settings, mode):
 
 def define_flags():
     flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
+    flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
     flags.DEFINE_string("output", None, "folder that the files are written to", required=True)
     flags.DEFINE_enum("method", None, METHODS, "what to fine-tune for", required=True)
     flags.DEFINE_list("train_dir", None, "folders of training photographs", required=True)
@@ -200,16 +202,19 @@ def main(argv):
     )
     pipelines = tflite.known("pipeline", settings.pipeline, tflite.PIPELINES)
     source = path_of(settings.model)
-    model = load(source)
+    model = load_at(source, settings.scale and int(settings.scale))
     training = {name: settings[name].value for name in _TRAINING}
-    common = {"height": settings.lr_height, "width": settings.lr_width, "representative_dir": settings.train_dir[0]}
-    label = method.replace("+", "-")
-    first = Exporter(model, source, label=label, **common)
-    tflite.refuse_existing(first, settings.output, pipelines, modes, settings.overwrite)
-    tuned, network, ranges = compress(model, method, list_folders(settings.train_dir), first.representative(), training)
-    exporter = Exporter(
-        tuned, source, label=label, network=network, ranges=ranges, tuning=False, baseline=model, **common
+    options = Options(
+        height=settings.lr_height,
+        width=settings.lr_width,
+        representative_dir=settings.train_dir[0],
+        label=method.replace("+", "-"),
     )
+    first = Exporter(model, source, options)
+    tflite.refuse_existing(first, settings.output, pipelines, modes, settings.overwrite)
+    paths = list_folders(settings.train_dir)
+    tuned, network, ranges = compress(model, method, paths, first.representative, training)
+    exporter = Exporter(tuned, source, options, Compressed(network=network, ranges=ranges, baseline=model))
 
     def inspect(content, mode):
         found = findings(content)

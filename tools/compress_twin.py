@@ -22,11 +22,9 @@ from tensorflow_model_optimization.python.core.quantization.keras.default_8bit i
 from tqdm import tqdm
 
 from drcn_keras.data import PatchStream, load_pairs
+from drcn_keras.export import names
 
 TOLERANCE = 1e-5
-# The kernels that the exporter makes 8 bit; the first and the last convolution stay in float.
-HEAVY = ("embedding_2", "inference", "reconstruction_1")
-CONVOLUTIONS = ("embedding_1", *HEAVY, "reconstruction_2")
 
 
 class Ranged(tf_keras.layers.Layer):
@@ -96,29 +94,31 @@ def build_twin(filters, channels, used, ranges):
         return Ranged(ranges.get(name), name=f"{name}_range")(features)
 
     ilr = tf_keras.Input((None, None, channels), name="ilr")
-    features = ranged(conv(filters, "embedding_1", "relu")(ilr), "embedding_1_1")
-    features = ranged(conv(filters, "embedding_2", "relu")(features), "embedding_2_1")
-    inference = conv(filters, "inference")
-    reconstruct, project = conv(filters, "reconstruction_1", "relu"), conv(channels, "reconstruction_2")
+    features = ilr
+    for name in (names.EMBEDDING_1, names.EMBEDDING_2):
+        features = ranged(conv(filters, name, "relu")(features), names.tensor(name, 1))
+    inference = conv(filters, names.INFERENCE)
+    reconstruct, project = conv(filters, names.RECONSTRUCTION_1, "relu"), conv(channels, names.RECONSTRUCTION_2)
     outputs = []
     for d in range(1, used[-1] + 1):
-        change = ranged(inference(features), f"inference_{d}")
+        change = ranged(inference(features), names.tensor(names.INFERENCE, d))
         features = tf_keras.layers.Add(name=f"add_{d}")([features, change])
-        features = ranged(tf_keras.layers.ReLU(name=f"relu_{d}")(features), f"state_{d}")
+        features = ranged(tf_keras.layers.ReLU(name=f"relu_{d}")(features), names.tensor(names.STATE, d))
         if d not in used:
             continue
         # The exporter counts the reconstructions, not the recursions that they are of.
-        residual = project(ranged(reconstruct(features), f"reconstruction_1_{len(outputs) + 1}"))
+        name = names.tensor(names.RECONSTRUCTION_1, len(outputs) + 1)
+        residual = project(ranged(reconstruct(features), name))
         outputs.append(tf_keras.layers.Add(name=f"skip_{d}")([residual, ilr]))
     stacked = tf_keras.layers.Lambda(lambda images: tf.stack(images, axis=1), name="stack")(outputs)
-    return tf_keras.Model(ilr, [stacked, Ensemble(name="ensemble")(stacked)])
+    return tf_keras.Model(ilr, [stacked, Ensemble(name=names.ENSEMBLE)(stacked)])
 
 
 def load_weights(twin, arrays):
     """Puts the DRCN's weights, as arrays by layer name, into a twin."""
-    for name in CONVOLUTIONS:
-        twin.get_layer(name).set_weights([arrays[f"{name}/kernel"], arrays[f"{name}/bias"]])
-    twin.get_layer("ensemble").set_weights([arrays["ensemble"]])
+    for name in names.CONVOLUTIONS:
+        twin.get_layer(name).set_weights([arrays[names.kernel(name)], arrays[names.bias(name)]])
+    twin.get_layer(names.ENSEMBLE).set_weights([arrays[names.ENSEMBLE]])
 
 
 def check_equality(twin, arrays):
@@ -139,7 +139,7 @@ def check_equality(twin, arrays):
     return difference
 
 
-def wrapped(twin, wrap):
+def wrap_heavy(twin, wrap):
     """A clone of the twin, weights included, with its heavy layers wrapped.
 
     Returns:
@@ -152,7 +152,7 @@ def wrapped(twin, wrap):
         if layer.weights:
             fresh.build(layer.get_input_shape_at(0))
             fresh.set_weights(layer.get_weights())
-        if layer.name not in HEAVY:
+        if layer.name not in names.HEAVY:
             return fresh
         kernels[layer.name] = fresh.kernel
         return wrap(fresh)
@@ -217,30 +217,30 @@ def fine_tune(model, batches, settings, after_step=None, callback=None):
         callback.on_epoch_end(0)
 
 
-def pruned(twin, batches, settings):
+def prune(twin, batches, settings):
     """Magnitude pruning to settings["sparsity"], reached at half-time."""
     schedule = tfmot.sparsity.keras.PolynomialDecay(
         0.0, settings["sparsity"], 0, max(1, settings["steps"] // 2), frequency=max(1, settings["steps"] // 50)
     )
-    model, kernels = wrapped(twin, lambda layer: tfmot.sparsity.keras.prune_low_magnitude(layer, schedule))
+    model, kernels = wrap_heavy(twin, lambda layer: tfmot.sparsity.keras.prune_low_magnitude(layer, schedule))
     fine_tune(model, batches, settings, callback=tfmot.sparsity.keras.UpdatePruningStep())
     return result(model, kernels)
 
 
-def clustered(twin, batches, settings):
+def cluster(twin, batches, settings):
     """Weight sharing: settings["clusters"] different values per kernel."""
     centroids = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
-    model, _ = wrapped(
+    model, _ = wrap_heavy(
         twin, lambda layer: tfmot.clustering.keras.cluster_weights(layer, settings["clusters"], centroids)
     )
     fine_tune(model, batches, settings)
     model = tfmot.clustering.keras.strip_clustering(model)
-    return result(model, {name: model.get_layer(name).kernel for name in HEAVY})
+    return result(model, {name: model.get_layer(name).kernel for name in names.HEAVY})
 
 
-def quantization_aware(twin, batches, settings, keep_zeros=False):
+def train_quantized(twin, batches, settings, keep_zeros=False):
     """8-bit kernels and feature maps in the forward pass."""
-    model, kernels = wrapped(twin, lambda layer: quantize_wrapper.QuantizeWrapperV2(layer, KernelOnly()))
+    model, kernels = wrap_heavy(twin, lambda layer: quantize_wrapper.QuantizeWrapperV2(layer, KernelOnly()))
     masks = {name: tf.cast(kernel != 0.0, tf.float32) for name, kernel in kernels.items()}
 
     def hold_zeros():
@@ -253,11 +253,11 @@ def quantization_aware(twin, batches, settings, keep_zeros=False):
 
 def result(model, kernels):
     """Weights and ranges of a fine-tuned model as arrays, `kernels` in place of the heavy layers' attributes."""
-    arrays = {"ensemble": np.asarray(model.get_layer("ensemble").recursion_weights)}
-    for name in CONVOLUTIONS:
+    arrays = {names.ENSEMBLE: np.asarray(model.get_layer(names.ENSEMBLE).recursion_weights)}
+    for name in names.CONVOLUTIONS:
         layer = convolution(model, name)
-        arrays[f"{name}/kernel"] = np.asarray(kernels.get(name, layer.kernel))
-        arrays[f"{name}/bias"] = np.asarray(layer.bias)
+        arrays[names.kernel(name)] = np.asarray(kernels.get(name, layer.kernel))
+        arrays[names.bias(name)] = np.asarray(layer.bias)
     for layer in model.layers:
         if isinstance(layer, Ranged) and layer.bounds:
             arrays[f"range/{layer.name.removesuffix('_range')}"] = np.array(layer.bounds)
@@ -278,9 +278,9 @@ def main(request, target):
     method = settings["method"]
     found = arrays
     if method in ("prune", "qat+prune"):
-        found = pruned(twin, batches, {**settings, "name": "prune"})
+        found = prune(twin, batches, {**settings, "name": "prune"})
     if method == "cluster":
-        found = clustered(twin, batches, {**settings, "name": "cluster"})
+        found = cluster(twin, batches, {**settings, "name": "cluster"})
     if method in ("qat", "qat+prune"):
         ranges = {
             name.removeprefix("range/"): tuple(map(float, bounds))
@@ -289,7 +289,7 @@ def main(request, target):
         }
         twin = build_twin(*shape, ranges)
         load_weights(twin, found)
-        found = quantization_aware(twin, batches, {**settings, "name": "qat"}, keep_zeros=method == "qat+prune")
+        found = train_quantized(twin, batches, {**settings, "name": "qat"}, keep_zeros=method == "qat+prune")
     np.savez(target, difference=difference, **found)
 
 

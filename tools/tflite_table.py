@@ -15,13 +15,14 @@ import numpy as np
 from absl import flags, logging
 
 from drcn_keras import errors
+from drcn_keras.card import path_of
+from drcn_keras.commands import load_at
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
 from drcn_keras.export import manifest as manifests
 from drcn_keras.export import runner, tflite
-from drcn_keras.export.exporter import Exporter
+from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.files import write_atomically
-from drcn_keras.presets import load, path_of
 
 TARGETS = {"float16": 0.001, "dynamic": 0.005, "int8": 0.03, "int8 (QAT)": 0.02}
 THREADS = (1, 2)
@@ -75,8 +76,9 @@ def measure(exporter, modes, output, train_dirs, test_dirs, int8_test_dirs, trai
 
 def _quantization_aware(exporter, output, train_dirs, training):
     model, paths = exporter.model, list_folders(train_dirs)
-    tuned, network, ranges = compress.compress(model, "qat", paths, exporter.representative(), training)
-    aware = Exporter(tuned, exporter.source, network=network, ranges=ranges, tuning=False, baseline=model, label="qat")
+    tuned, network, ranges = compress.compress(model, "qat", paths, exporter.representative, training)
+    trained = Compressed(network=network, ranges=ranges, baseline=model)
+    aware = Exporter(tuned, exporter.source, Options(label="qat"), trained)
     (manifest,) = tflite.export(aware, output, ["luma"], ["int8"], overwrite=True)
     return manifest
 
@@ -142,6 +144,7 @@ def markdown(rows):
 
 def define_flags():
     flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
+    flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
     flags.DEFINE_string("output", "tflite_table", "folder that the files and results.json are written to")
     flags.DEFINE_list("train_dir", None, "folders of training photographs; calibration takes the first", required=True)
     flags.DEFINE_list("test_dirs", None, "folders measured in every mode", required=True)
@@ -159,7 +162,8 @@ def main(argv):
     training = {"steps": settings.qat_steps, "learning_rate": settings.qat_learning_rate, "alpha_start": 0.1}
     training |= {"batch_size": 16, "patch_size": 41, "stride": 21, "seed": 0}
     source = path_of(settings.model)
-    exporter = Exporter(load(source), source, representative_dir=settings.train_dir[0])
+    options = Options(representative_dir=settings.train_dir[0])
+    exporter = Exporter(load_at(source, settings.scale and int(settings.scale)), source, options)
     modes = tflite.known("mode", settings.mode, MODES)
     os.makedirs(settings.output, exist_ok=True)
     rows = measure(

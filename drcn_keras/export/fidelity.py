@@ -13,12 +13,14 @@ from drcn_keras.export import runner
 IDENTICAL = 200.0
 
 
-def fidelity(reference, outputs):
-    """PSNR in dB of outputs against the float model's, peak 1 (or 255 for 8-bit images), IDENTICAL when equal."""
-    eight_bit = reference.dtype == np.uint8 or reference.max() > 4.0
-    peak = 255.0 if eight_bit else 1.0
+def psnr(reference, outputs, peak=1.0):
+    """PSNR in dB of outputs against the float model's, at most IDENTICAL, NaN where a value is.
+
+    `peak`: the largest value of an image.
+    """
     error = np.mean(np.square(reference.astype(np.float64) - outputs.astype(np.float64)))
-    return float(min(IDENTICAL, 10.0 * np.log10(peak**2 / error))) if error else IDENTICAL
+    # np.minimum keeps a NaN, min would not.
+    return float(np.minimum(IDENTICAL, 10.0 * np.log10(peak**2 / error))) if error else IDENTICAL
 
 
 class TestSet:
@@ -65,5 +67,5 @@ class TestSet:
         return (
             metrics.measured_psnr(pair.hr, received, self.scale),
             metrics.measured_psnr(pair.hr, expected, self.scale),
-            fidelity(np.clip(expected, 0.0, 1.0), np.clip(received, 0.0, 1.0)),
+            psnr(np.clip(expected, 0.0, 1.0), np.clip(received, 0.0, 1.0)),
         )

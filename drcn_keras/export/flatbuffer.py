@@ -8,8 +8,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-LAYERS = ("embedding_1", "embedding_2", "inference", "reconstruction_1", "reconstruction_2", "ensemble")
-_LAYER = re.compile(rf"drcn_inference(?:_\d+)?/({'|'.join(LAYERS)})(?:_\d+)?(?:/|$)")
+from drcn_keras.export import names
+
+_LAYER = re.compile(rf"drcn_inference(?:_\d+)?/({'|'.join(names.LAYERS)})(?:_\d+)?(?:/|$)")
 _OPERATORS = {
     code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int) and name.isupper()
 }
@@ -91,7 +92,7 @@ def _stored(model, graph, index):
     return index
 
 
-def tidied(content):
+def tidy(content):
     """The same graph with short tensor names and with operators in an order that keeps few feature maps alive.
 
     The converter's names are up to 200 characters long, a sixth of an 8-bit file; its order computes every
@@ -101,9 +102,8 @@ def tidied(content):
         content: bytes of a float .tflite file of one subgraph, just converted.
 
     Returns:
-        bytes. What the n-th operator of a kind writes is named after the layer ("inference_3"), "state_n" for
-        relu(h + conv(h)), "weighted_n" and "ensemble_n" for the sum over recursions, else after the operator.
-        Weights are "<layer>/kernel" and "<layer>/bias". The signature's names stand for the inputs and outputs.
+        bytes. Tensors are named as names.py says, after the operator where it says nothing. The signature's names
+        stand for the inputs and outputs.
     """
     model = read(content)
     graph = model.subgraphs[0]
@@ -114,23 +114,24 @@ def tidied(content):
 
 def _rename(model, graph):
     counts = collections.Counter()
-    names = _boundary_names(model)
+    chosen = _boundary_names(model)
     for operator in graph.operators:
         kind, layer = operator_name(model, operator), _layer(model, graph, operator)
         role = layer or kind.lower()
         if kind == "ADD" and not layer and "/Relu" in graph.tensors[operator.outputs[0]].name.decode():
-            role = "state"
-        elif kind == "MUL" and layer == "ensemble":
-            role = "weighted"
+            role = names.STATE
+        elif kind == "MUL" and layer == names.ENSEMBLE:
+            role = names.WEIGHTED
         counts[role] += 1
-        own = f"{role}_{counts[role]}"
-        names.setdefault(operator.outputs[0], own)
-        owner, parts = (layer or own, ("kernel", "bias")) if kind == "CONV_2D" else (own, "abc")
+        own = names.tensor(role, counts[role])
+        chosen.setdefault(operator.outputs[0], own)
+        owner = layer or own
+        parts = (names.kernel(owner), names.bias(owner)) if kind == "CONV_2D" else [f"{own}/{part}" for part in "abc"]
         constants = [i for i in operator.inputs if i >= 0 and model.buffers[graph.tensors[i].buffer].data is not None]
-        for index, part in zip(constants, parts, strict=False):
-            names.setdefault(index, f"{owner}/{part}")
+        for index, name in zip(constants, parts, strict=False):
+            chosen.setdefault(index, name)
     for index, tensor in enumerate(graph.tensors):
-        tensor.name = names.get(index, f"unused_{index}").encode()
+        tensor.name = chosen.get(index, f"unused_{index}").encode()
 
 
 def _boundary_names(model):
@@ -165,7 +166,7 @@ def _frugal_order(model, graph):
 
         ready = [op for op in waiting if all(i in done or i not in made for i in op.inputs)]
         # A recursion is reconstructed before the next begins.
-        chosen = min(ready, key=lambda op: (growth(op), _layer(model, graph, op) == "inference"))
+        chosen = min(ready, key=lambda op: (growth(op), _layer(model, graph, op) == names.INFERENCE))
         waiting.remove(chosen)
         ordered.append(chosen)
         done.update(chosen.outputs)
@@ -173,7 +174,7 @@ def _frugal_order(model, graph):
     return ordered
 
 
-def halved(content):
+def halve(content):
     """The same graph with the weights of the network's convolutions in float16, each behind one DEQUANTIZE.
 
     What the rgb pipeline adds around the network stays in float32: it is few weights, and they work on 0 to 255.
@@ -181,15 +182,15 @@ def halved(content):
     convolution only when the bias is float16 too; ai-edge-quantizer 0.10's float_casting leaves it in float32.
 
     Args:
-        content: bytes of a float .tflite file of one subgraph, as `tidied` names its tensors.
+        content: bytes of a float .tflite file of one subgraph, as `tidy` names its tensors.
 
     Returns:
         bytes. The weights keep their names; what they are expanded to is "<name>/float32".
     """
     model = read(content)
     graph = model.subgraphs[0]
-    names = {f"{layer}/{part}".encode() for layer in LAYERS for part in ("kernel", "bias")}
-    buffers = {tensor.buffer for tensor in graph.tensors if tensor.name in names}
+    weights = {part(layer).encode() for layer in names.CONVOLUTIONS for part in (names.kernel, names.bias)}
+    buffers = {tensor.buffer for tensor in graph.tensors if tensor.name in weights}
     for index in buffers:
         values = np.asarray(model.buffers[index].data, np.uint8).view(np.float32)
         model.buffers[index].data = values.astype(np.float16).view(np.uint8)

@@ -8,6 +8,7 @@ import numpy as np
 
 import drcn_keras
 from drcn_keras.export import fidelity, flatbuffer, runner
+from drcn_keras.export.limits import limits_of
 
 
 def lr_halo(model):
@@ -16,10 +17,21 @@ def lr_halo(model):
 
 
 def describe(exporter, pipeline, mode, content, packed, golden):
+    """The manifest of one file, a dict; docs/tflite_manifest.md says what its keys mean.
+
+    Args:
+        exporter: `Exporter`.
+        pipeline, mode: what it made.
+        content: the file's bytes.
+        packed: bytes of its .npz.
+        golden: `exporter.golden(pipeline, content)`.
+    """
     model, stem = exporter.model, exporter.stem(pipeline, mode)
     real = [index for index, name in enumerate(golden["names"]) if name.startswith("patch_")]
+    peak = 255.0 if pipeline == "rgb" else 1.0
+    boundaries = _boundaries(content, exporter.options.dynamic_shape)
     return {
-        "format": 1,
+        "format": 2,
         "model": _file_entry(f"{stem}.tflite", content),
         "golden": {"file": f"{stem}.npz", "sha256": sha256(packed), "cases": len(golden["names"])},
         "mode": mode,
@@ -30,12 +42,13 @@ def describe(exporter, pipeline, mode, content, packed, golden):
         "channels": model.channels,
         "halo": model.halo,
         "lr_halo": lr_halo(model),
-        **_boundaries(content, exporter.dynamic_shape),
+        **boundaries,
+        "limits": limits_of(mode, boundaries["output"]["dtype"]),
         "operators": flatbuffer.operators(content),
         "integer_operators": flatbuffer.integer_operators(content),
         "macs": flatbuffer.macs(content),
         "parameters": model.count_params(),
-        "psnr_vs_float": fidelity.fidelity(golden["float_outputs"][real], golden["outputs"][real]),
+        "psnr_vs_float": fidelity.psnr(golden["float_outputs"][real], golden["outputs"][real], peak),
         "test": [],
         "source": {"model": os.path.basename(exporter.source), "sha256": sha256_of_file(exporter.source)},
         "tools": _versions(),
@@ -65,10 +78,12 @@ def _boundaries(content, dynamic_shape):
 
 
 def sha256(data):
+    """Hexadecimal SHA-256 of bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_of_file(path):
+    """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

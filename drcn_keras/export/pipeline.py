@@ -57,13 +57,12 @@ class Pipeline:
         return (1, height and factor * height, width and factor * width, self.input_channels)
 
 
-def to_tflite(pipeline, height, width, **options):
+def to_tflite(pipeline, height, width):
     """Converts through a SavedModel, the one way that works in every mode.
 
     Args:
         pipeline: `Pipeline`.
         height, width: pixels of the low-resolution image, or None for any.
-        options: attributes of tf.lite.TFLiteConverter.
 
     Returns:
         bytes of the file.
@@ -75,7 +74,5 @@ def to_tflite(pipeline, height, width, **options):
     with tempfile.TemporaryDirectory() as folder:
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-        for name, value in options.items():
-            setattr(converter, name, value)
         content = converter.convert()
-    return flatbuffer.tidied(content)
+    return flatbuffer.tidy(content)

@@ -1,12 +1,13 @@
 """Float .tflite files made smaller: which operators become what, and from which measured ranges.
 
-The bulk of a DRCN's work, the D recursions and their D reconstructions, is three convolutions' weights
-(embedding_2, inference, reconstruction_1). The first convolution and the last are 0.2 per cent of the work at 32
-filters and touch the image itself, so they stay in float in every 8-bit mode; so does the skip.
+The bulk of a DRCN's work, the D recursions and their reconstructions, is three convolutions' weights (`names.HEAVY`).
+The first convolution and the last are 0.2 per cent of the work at 32 filters and touch the image itself, so they stay
+in float in every 8-bit mode; so does the skip.
 """
 
 import contextlib
 import logging
+import re
 import warnings
 
 import numpy as np
@@ -14,19 +15,19 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe_manager
 from ai_edge_quantizer.qtyping import TFLOperationName as Operation
 
-from drcn_keras.export import flatbuffer
+from drcn_keras.export import flatbuffer, names
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED = ("int8", "int16x8")
 EIGHT_BIT = ("dynamic", *CALIBRATED)
 
-_HEAVY = "^(embedding_2|inference|reconstruction_1)_"
-_STATE = "^state_"
+_HEAVY = names.pattern(*names.HEAVY)
+_STATE = names.pattern(names.STATE)
 _LEVELS = 255
 _SAMPLES = 200_000
 
 
-def quantized(content, mode, ranges=None):
+def to_mode(content, mode, ranges=None):
     """A float file in another mode.
 
     Args:
@@ -40,13 +41,13 @@ def quantized(content, mode, ranges=None):
     if mode == "float32":
         return content
     if mode == "float16":
-        return flatbuffer.halved(content)
+        return flatbuffer.halve(content)
     rules = recipe_manager.RecipeManager()
     calibration = None
     if mode == "dynamic":
         rules.add_dynamic_config(_HEAVY, Operation.CONV_2D, num_bits=8)
         # Its rounding would go through every recursion, and it is called once: 8 bit in the file, float at work.
-        rules.add_weight_only_config("^embedding_2_", Operation.CONV_2D, num_bits=8)
+        rules.add_weight_only_config(names.pattern(names.EMBEDDING_2), Operation.CONV_2D, num_bits=8)
     else:
         bits = {"int8": 8, "int16x8": 16}[mode]
         for pattern, operation in ((_HEAVY, Operation.CONV_2D), (_STATE, Operation.ADD)):
@@ -111,11 +112,11 @@ def observe(content, images):
     return observed
 
 
-def values(content, images, prefixes):
-    """The float feature maps of a luma file: dict of tensor name to array (count, height, width, channels)."""
+def values(content, images, pattern):
+    """A luma file's float feature maps whose names match: dict of name to array (count, height, width, channels)."""
     found = {}
     for name, value in _all_values(content, images):
-        if name.startswith(tuple(prefixes)) and value.dtype == np.float32:
+        if re.match(pattern, name) and value.dtype == np.float32:
             found.setdefault(name, []).append(value.copy())
     return {name: np.stack(maps) for name, maps in found.items()}
 
@@ -163,12 +164,12 @@ def _whole_range(seen):
     return seen["low"], seen["high"]
 
 
-def calibrated_ranges(content, images, mode):
-    """The ranges for `quantized` from representative images: all that was seen at 16 bit, the best cut at 8."""
+def calibrate(content, images, mode):
+    """The ranges for `to_mode` from representative images: all that was seen at 16 bit, the best cut at 8."""
     observed = observe(content, images)
     chosen = best_range if mode == "int8" else _whole_range
     ranges = {name: chosen(seen) for name, seen in observed.items()}
     # One range for all that the recursions read. A bias is stored in steps of its input's scale: this way one bias
     # serves every call, and the file does not grow with D by more than operators.
-    states = [name for name in ranges if name.startswith("state_") or name == "embedding_2_1"]
+    states = [name for name in ranges if names.role_of(name) in (names.STATE, names.EMBEDDING_2)]
     return {**ranges, **dict.fromkeys(states, (0.0, max(ranges[name][1] for name in states)))}

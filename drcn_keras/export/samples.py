@@ -63,14 +63,19 @@ def representative_patches(folder, scale, channels):
     return np.concatenate([real, constant])
 
 
-def golden_inputs(pipeline, scale, height, width):
+def golden_inputs(pipeline, height, width):
     """Test inputs of one file's size.
+
+    Args:
+        pipeline: `Pipeline`.
+        height, width: pixels of the low-resolution image.
 
     Returns:
         (names, inputs): patches of scikit-image's photographs, black, white, a gradient, noise.
     """
     _, rows, columns, channels = pipeline.shape(height, width)
     random = np.random.default_rng(0)
+    scale = pipeline.scale
     factor = scale if pipeline.kind == "rgb" else 1
     cases = {}
     for index, photograph in enumerate(_photographs(channels)):

@@ -21,13 +21,12 @@ from drcn_keras.card import path_of
 from drcn_keras.commands import load_at
 from drcn_keras.errors import UserError
 from drcn_keras.export import quantize, runner
-from drcn_keras.export.exporter import Exporter
+from drcn_keras.export.exporter import Exporter, Options
+from drcn_keras.export.limits import required_psnr
 from drcn_keras.export.manifest import describe
 from drcn_keras.files import write_atomically
 
 PIPELINES = ("luma", "rgb")
-# A file below this against the float model is broken, not merely rounded. dB over the golden patches.
-WORST_PSNR = {"float32": 90.0, "float16": 55.0, "dynamic": 40.0, "int8": 40.0, "int16x8": 40.0}
 
 
 def export(exporter, output, pipelines, modes, test_dir="", overwrite=False, inspect=None):
@@ -49,7 +48,7 @@ def export(exporter, output, pipelines, modes, test_dir="", overwrite=False, ins
         UserError: a mode needs representative images, a file exists, a file failed its check.
     """
     if set(modes) & set(quantize.CALIBRATED) and not (exporter.ranges and set(modes) <= {"int8"}):
-        exporter.representative()
+        _ = exporter.representative  # What is missing is said before anything is written.
     refuse_existing(exporter, output, pipelines, modes, overwrite)
     os.makedirs(output, exist_ok=True)
     jobs = [(pipeline, mode) for pipeline in pipelines for mode in modes]
@@ -78,10 +77,12 @@ def _export_one(exporter, output, pipeline, mode, test_dir, inspect):
     manifest = describe(exporter, pipeline, mode, content, packed.getvalue(), golden)
     if inspect:
         manifest.update(inspect(content, mode))
-    if manifest["psnr_vs_float"] < WORST_PSNR[mode]:
+    required = required_psnr(manifest["limits"])
+    # Not "less than": NaN is no agreement either.
+    if not manifest["psnr_vs_float"] >= required:
         raise UserError(
-            f"{stem}: {manifest['psnr_vs_float']:.1f} dB against the float model; expected at least "
-            f"{WORST_PSNR[mode]:.0f}. Nothing was written for it."
+            f"{stem}: {manifest['psnr_vs_float']:.1f} dB against the float model; expected at least {required:.1f}. "
+            "Nothing was written for it."
         )
     _prove(stem, content, packed.getvalue())
     if test_dir and pipeline == "luma":
@@ -105,7 +106,7 @@ def _prove(stem, content, packed):
                 file.write(data)
         done = subprocess.run([sys.executable, runner.__file__, *paths], capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
+        last = (done.stdout or done.stderr).strip().splitlines() or ["no output"]
         raise UserError(f"{stem}: the file fails its check in LiteRT: {last[-1]}. Nothing was written for it.")
 
 
@@ -144,15 +145,15 @@ def main(argv):
         logging.set_verbosity(logging.ERROR)  # TensorFlow tells how it writes SavedModels.
     modes = known("mode", settings.mode, quantize.MODES)
     pipelines = known("pipeline", settings.pipeline, PIPELINES)
-    exporter = Exporter(
-        load_at(settings.model, settings.scale and int(settings.scale)),
-        path_of(settings.model),
-        settings.lr_height,
-        settings.lr_width,
-        settings.dynamic_shape,
-        settings.representative_dir,
-        settings.rgb_dtype,
+    options = Options(
+        height=settings.lr_height,
+        width=settings.lr_width,
+        dynamic_shape=settings.dynamic_shape,
+        representative_dir=settings.representative_dir,
+        rgb_dtype=settings.rgb_dtype,
     )
+    model = load_at(settings.model, settings.scale and int(settings.scale))
+    exporter = Exporter(model, path_of(settings.model), options)
     manifests = export(exporter, settings.output, pipelines, modes, settings.test_dir, settings.overwrite)
     for manifest in manifests:
         print(os.path.join(settings.output, manifest["model"]["file"]))

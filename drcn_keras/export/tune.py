@@ -1,35 +1,35 @@
 """What makes a network lose less in 8 bit, without training and without originals: representative patches suffice.
 
 Three steps, each exact in float or fitted to the float network itself:
-- equalized: ReLU commutes with positive factors, so every channel can be brought to the same range (Nagel et al.,
+- equalize: ReLU commutes with positive factors, so every channel can be brought to the same range (Nagel et al.,
   "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019).
-- rounded: a kernel's weights are rounded one after the other, and those still to come make up for the error on real
-  feature maps (Frantar et al., "GPTQ", ICLR 2023).
-- refitted: the last convolution stays in float and is linear; least squares make it undo what the 8-bit layers
+- round_kernels: a kernel's weights are rounded one after the other, and those still to come make up for the error on
+  real feature maps (Frantar et al., "GPTQ", ICLR 2023).
+- refit: the last convolution stays in float and is linear; least squares make it undo what the 8-bit layers
   before it do systematically.
 """
 
 import keras
 import numpy as np
 
-from drcn_keras.export import quantize
+from drcn_keras.export import names, quantize
 
 # Neighbouring receptive fields are much alike: the rounding looks at one of 4 x 4.
 _EVERY = 4
 _EVERY_IMAGE = 3
 _GPTQ_DAMPING = 0.01
 _REFIT_DAMPING = 1e-4
-_INPUTS = {"embedding_2": "embedding_1_", "inference": "state_", "reconstruction_1": "state_"}
+_INPUTS = {names.EMBEDDING_2: names.EMBEDDING_1, names.INFERENCE: names.STATE, names.RECONSTRUCTION_1: names.STATE}
 
 
-def copied(network):
+def _copy(network):
     """A network of its own with the same weights."""
     twin = keras.models.clone_model(network)
     twin.set_weights(network.get_weights())
     return twin
 
 
-def equalized(network, observed, floor=0.3):
+def equalize(network, observed, floor=0.3):
     """The same function with every channel of the feature maps scaled to a like range.
 
     Args:
@@ -41,23 +41,23 @@ def equalized(network, observed, floor=0.3):
     Returns:
         a network.
     """
-    twin = copied(network)
+    twin = _copy(network)
 
-    def factors(*prefixes):
-        seen = [stats["channels"] for name, stats in observed.items() if name.startswith(prefixes)]
+    def factors(*roles):
+        seen = [stats["channels"] for name, stats in observed.items() if names.role_of(name) in roles]
         strongest = np.max(seen, axis=0)
         return np.maximum(strongest / strongest.max(), floor).astype(np.float32)
 
-    first = factors("embedding_1_")
-    state = factors("embedding_2_", "inference_", "state_")
-    reconstructed = factors("reconstruction_1_")
+    first = factors(names.EMBEDDING_1)
+    state = factors(names.EMBEDDING_2, names.INFERENCE, names.STATE)
+    reconstructed = factors(names.RECONSTRUCTION_1)
     ends = np.ones(1, np.float32)
     for name, before, after in (
-        ("embedding_1", ends, first),
-        ("embedding_2", first, state),
-        ("inference", state, state),
-        ("reconstruction_1", state, reconstructed),
-        ("reconstruction_2", reconstructed, ends),
+        (names.EMBEDDING_1, ends, first),
+        (names.EMBEDDING_2, first, state),
+        (names.INFERENCE, state, state),
+        (names.RECONSTRUCTION_1, state, reconstructed),
+        (names.RECONSTRUCTION_2, reconstructed, ends),
     ):
         layer = twin.get_layer(name)
         kernel, bias = layer.get_weights()
@@ -65,21 +65,21 @@ def equalized(network, observed, floor=0.3):
     return twin
 
 
-def rounded(network, content, images):
+def round_kernels(network, content, images):
     """The network with the kernels of its heavy layers on their 8-bit grids.
 
     Args:
-        network: as for `equalized`.
+        network: as for `equalize`.
         content: its float luma file.
         images: representative ILR patches.
     """
-    twin = copied(network)
-    maps = quantize.values(content, images[::_EVERY_IMAGE], (*_INPUTS.values(), "embedding_2_"))
-    for name, prefix in _INPUTS.items():
-        sources = [seen for tensor, seen in maps.items() if tensor.startswith(prefix)]
-        if name == "inference":
+    twin = _copy(network)
+    maps = quantize.values(content, images[::_EVERY_IMAGE], names.pattern(*_INPUTS.values(), names.EMBEDDING_2))
+    for name, role in _INPUTS.items():
+        sources = [seen for tensor, seen in maps.items() if names.role_of(tensor) == role]
+        if name == names.INFERENCE:
             # H_0 to H_(D-1) go in, H_1 to H_D come out.
-            sources = [maps["embedding_2_1"], *sources[:-1]]
+            sources = [maps[names.tensor(names.EMBEDDING_2, 1)], *sources[:-1]]
         second_moment = sum(rows.T @ rows for rows in (_rows(source, _EVERY) for source in sources))
         layer = twin.get_layer(name)
         kernel, bias = layer.get_weights()
@@ -116,21 +116,23 @@ def _rounded_kernel(kernel, second_moment):
     return unordered.reshape(kernel.shape).astype(np.float32)
 
 
-def refitted(network, content, images, target):
+def refit(network, content, images, target):
     """The network with its last convolution fitted to what the 8-bit layers before it deliver.
 
     Args:
-        network: as for `equalized`.
+        network: as for `equalize`.
         content: its luma file in an 8-bit mode.
         images: representative ILR patches.
         target: what the float network makes of them, (count, height, width, channels).
     """
-    twin = copied(network)
-    layer = twin.get_layer("reconstruction_2")
+    twin = _copy(network)
+    layer = twin.get_layer(names.RECONSTRUCTION_2)
     kernel, bias = layer.get_weights()
-    sums = quantize.values(content, images, ("ensemble_", "weighted_1"))
-    last = max((name for name in sums if name.startswith("ensemble_")), key=_number, default="weighted_1")
-    rows = np.float64(_rows(sums[last]))
+    # Where one recursion is in use there is nothing to add up.
+    first = names.tensor(names.WEIGHTED, 1)
+    sums = quantize.values(content, images, f"{names.pattern(names.ENSEMBLE)}|{first}$")
+    last = max(sums.keys() - {first}, key=names.number_of, default=first)
+    rows = _rows(sums[last]).astype(np.float64)
     rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
     start = np.concatenate([kernel.reshape(-1, kernel.shape[-1]), bias[None]]).astype(np.float64)
     wanted = target[:, 1:-1, 1:-1].reshape(-1, target.shape[-1])
@@ -139,7 +141,3 @@ def refitted(network, content, images, target):
     fitted = start + np.linalg.solve(damped, rows.T @ (wanted - rows @ start))
     layer.set_weights([fitted[:-1].reshape(kernel.shape), fitted[-1]])
     return twin
-
-
-def _number(name):
-    return int(name.rsplit("_", 1)[1])
