@@ -201,7 +201,7 @@ class NonFiniteGuard(keras.callbacks.Callback):
         sync_model(self.model)
         rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         raise UserError(
-            f"{what} at step {self.step} with learning rate {rate:g}; clip the gradient (clip_norm) or lower "
+            f"{what} at step {self.step} with learning rate {rate:g}; clip the gradient (`clip_norm`) or lower "
             "learning_rate. Checkpoints written before are kept."
         )
 

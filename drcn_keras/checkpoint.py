@@ -99,7 +99,7 @@ def newest(
     if refused:
         raise ArgumentError(refused[0][1])
     if paths:
-        raise UserError(f"none of the {len(paths)} checkpoints in {folder} is whole; fresh starts over.")
+        raise UserError(f"none of the {len(paths)} checkpoints in {folder} is whole; `fresh` starts over.")
     return b""
 
 

@@ -23,8 +23,9 @@ from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
-from drcn_keras import errors
-from drcn_keras.errors import UserError
+from drcn_keras import commands
+from drcn_keras.commands import FLAGS
+from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.image_files import list_images, pixels_of, read_pixels, write_image, write_pixels
 
 SIGNATURE, INPUT, OUTPUT = "upscale_image", "image_bytes", "sr_png_bytes"
@@ -199,7 +200,7 @@ def _reason(error):
 
 
 def _too_long(details):
-    return f"message too long: {details}. Take a smaller --tile or a larger --max_message_mb."
+    return f"message too long: {details}. Take a smaller `tile` or a larger `max_message_mb`."
 
 
 def connect(server, name, version=None, timeout=60.0, max_bytes=64 * 2**20):
@@ -213,7 +214,9 @@ def connect(server, name, version=None, timeout=60.0, max_bytes=64 * 2**20):
         return RestConnection(f"{kind}://{address}", name, version, timeout, max_bytes)
     if separator and address and kind == "grpc":
         return GrpcConnection(address, name, version, timeout, max_bytes)
-    raise UserError(f"--server must be http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT; received {server!r}.")
+    raise ArgumentError(
+        f"`server` must be http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT; received {server!r}."
+    )
 
 
 def retried(call, retries):
@@ -340,9 +343,9 @@ def plan(source, output, overwrite):
     """
     if not os.path.isdir(source):
         if not output.lower().endswith(".png"):
-            raise UserError(f"--output must be a .png file for one image; received {output!r}.")
+            raise ArgumentError(f"`output` must be a .png file for one image; received {output!r}.")
         if os.path.exists(output) and not overwrite:
-            raise UserError(f"{output} exists; --overwrite replaces it.")
+            raise UserError(f"{output} exists; `overwrite` replaces it.")
         return [(source, output)]
     jobs, sources = [], {}
     for path in list_images(source):
@@ -394,32 +397,32 @@ def _tiles(path, tile):
 
 
 def main(argv):
-    settings = flags.FLAGS
     if len(argv) != 2:
         raise UserError(f"expected one image or one folder of images; received {len(argv) - 1} arguments.")
-    jobs = plan(argv[1], settings.output, settings.overwrite)
+    jobs = plan(argv[1], FLAGS.output, FLAGS.overwrite)
     if not jobs:
-        print(f"{settings.output} is complete; --overwrite makes it again.")
+        print(f"{FLAGS.output} is complete; --overwrite makes it again.")
         return
-    max_bytes = settings.max_message_mb * 2**20
-    connection = connect(settings.server, settings.model_name, settings.version, settings.timeout, max_bytes)
+    max_bytes = FLAGS.max_message_mb * 2**20
+    connection = connect(FLAGS.server, FLAGS.model_name, FLAGS.version, FLAGS.timeout, max_bytes)
     with contextlib.closing(connection):
-        check_server(connection, settings.retries)
+        check_server(connection, FLAGS.retries)
         upscale_files(
             jobs,
-            lambda contents: retried(lambda: connection.upscale(contents), settings.retries),
-            settings.tile,
-            settings.overlap,
-            settings.connections,
+            lambda contents: retried(lambda: connection.upscale(contents), FLAGS.retries),
+            FLAGS.tile,
+            FLAGS.overlap,
+            FLAGS.connections,
         )
-    print(f"{len(jobs)} upscaled into {settings.output}")
+    print(f"{len(jobs)} upscaled into {FLAGS.output}")
 
 
 def define_flags():
     flags.DEFINE_string("server", "http://127.0.0.1:8501", "http://HOST:PORT for REST, grpc://HOST:PORT for gRPC")
     flags.DEFINE_string("model_name", "drcn", "the model's name on the server")
     flags.DEFINE_integer("version", None, "the model's version; the newest by default", lower_bound=1)
-    flags.DEFINE_string("output", None, "a .png file for an image, a folder for a folder", required=True)
+    flags.DEFINE_string("output", None, "a .png file for an image, a folder for a folder")
+    commands.require("output")
     flags.DEFINE_boolean("overwrite", False, "replace results that are there; a folder's are passed over otherwise")
     flags.DEFINE_integer("tile", 256, "side of the tiles sent, low-resolution pixels", lower_bound=16)
     flags.DEFINE_integer(
@@ -433,8 +436,7 @@ def define_flags():
 
 def run():
     """The command `drcn-serving-client`."""
-    define_flags()
-    errors.run(main)
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

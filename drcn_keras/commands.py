@@ -1,82 +1,124 @@
-"""What the commands share: checks of flags, models and presets, the environment, skipped images."""
+"""What the commands share: their environment, the flags of one name, and how they end when their input is wrong."""
 
+import contextlib
 import os
+import re
 import sys
 
-from absl import logging
-from tqdm import tqdm
+from absl import app, flags
 
-from drcn_keras import errors
-from drcn_keras.errors import UserError
-from drcn_keras.image import SCALES
+from drcn_keras.errors import Stopped, UserError
+
+FLAGS = flags.FLAGS
+_FLAGFILES = os.path.join(os.path.dirname(__file__), "flagfiles")
+
+
+def run(main, define_flags):
+    """Runs a command. A `UserError` or an error of the file system ends in one line, not a traceback.
+
+    Args:
+        main: function of argv, the positional arguments with the program's name first; it reads `FLAGS`.
+        define_flags: function that defines the command's flags.
+    """
+    prepare_tensorflow()
+    define_flags()
+    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
 
 
 def prepare_tensorflow():
-    """What a command sets before TensorFlow is imported."""
+    """What is set before TensorFlow is imported."""
     # oneDNN halves the time of a small network on CPUs where TensorFlow leaves it off.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # Notices about how TensorFlow was built would bury the one line of an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def warn_skipped(reason):
-    """Says on standard error, above the progress bar, which image is left out and why."""
-    with tqdm.external_write_mode(file=sys.stderr):
-        logging.warning("skipped: %s", reason)
+@contextlib.contextmanager
+def extra(name):
+    """For imports that need the extra `name` of the package. Raises UserError that names it where one is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'drcn_keras[{name}]'.") from error
 
 
-def check_scales(scales):
-    """Raises UserError unless `scales` are enlargements that the field measures: 2, 3 and 4."""
-    for scale in scales:
-        if scale not in SCALES:
-            raise UserError(f"--scale must be 2, 3 or 4; received {scale}.")
+def refuse_arguments(argv):
+    """Raises UserError where an absl main was given anything that is no flag."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
 
 
-def load_for(model, scales=()):
-    """The DRCN that `model` is or names. Raises UserError where it is for other scales than `scales`."""
-    network = loaded(model)
-    for scale in scales:
-        if scale not in network.scales:
-            known = " and ".join(f"x{scale}" for scale in network.scales)
-            raise UserError(f"--scale={scale}, but the model's weights are for {known}: {model}.")
-    return network
-
-
-def load_at(model, scale=None):
-    """The DRCN that `model` is or names, for one scale: an export's, which has no other.
-
-    Args:
-        model: a `DRCN`, or what `drcn_keras.load` takes.
-        scale: 2, 3 or 4; None: the model's only one.
-
-    Raises:
-        UserError: it is for other scales, or for several and `scale` is None.
-    """
-    network = load_for(model, () if scale is None else (scale,))
-    if scale is None and network.scale is None:
-        raise UserError(f"--scale is required, one of {network.scales}, for a model of several scales: {model}.")
-    return network.at(scale or network.scale)
-
-
-def loaded(model):
-    """The DRCN that `model` is, or that `drcn_keras.load` finds under it."""
-    if not isinstance(model, (str, os.PathLike)):
-        return model
-    with errors.tensorflow_notices_hidden():
-        import keras
-
-        keras.ops.zeros(1)
-    from drcn_keras.presets import load
-
-    return load(os.fspath(model))
-
-
-def check_tile(tile, model):
-    """Raises UserError where `tile`, not None, has no room beside the model's halo."""
-    if tile is not None and tile <= 2 * model.halo:
-        raise UserError(f"--tile must be more than {2 * model.halo}, twice the model's halo; received {tile}.")
+def require(*names):
+    """Makes flags required: neither left out nor empty."""
+    for name in names:
+        flags.register_validator(name, lambda value: value not in (None, "", []), message="is required")
 
 
 def default_model(scale):
     """The preset for an enlargement, or for x2 where it is None."""
     return f"mobile-x{2 if scale is None else int(scale)}"
+
+
+def define_preset_flags():
+    """Defines --preset_flags, the flagfiles of the package by name."""
+    flags.DEFINE_string("preset_flags", None, f"a flagfile of the package by its name: {', '.join(_flagfiles())}")
+
+
+def _flagfiles():
+    return sorted(os.path.splitext(name)[0] for name in os.listdir(_FLAGFILES))
+
+
+def _with_flagfiles(argv):
+    """argv with --flagfile=PATH for every --preset_flags=NAME."""
+    if "preset_flags" not in FLAGS:
+        return argv
+    arguments, given = [], iter(argv)
+    for argument in given:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name != "preset_flags" or not argument.startswith("-"):
+            arguments.append(argument)
+            continue
+        value = value if equals else next(given, "")
+        if value not in _flagfiles():
+            raise flags.Error(f"--preset_flags must be one of {', '.join(_flagfiles())}; received {value!r}")
+        arguments.append(f"--flagfile={os.path.join(_FLAGFILES, value)}.cfg")
+    return arguments
+
+
+def _parse_flags(argv):
+    try:
+        positional = FLAGS(_with_flagfiles(argv))
+        if "preset_flags" in FLAGS and FLAGS.preset_flags:
+            raise flags.Error("--preset_flags does not go into a flagfile; expected --flagfile=PATH there")
+        return positional
+    except flags.Error as error:
+        missing = re.fullmatch(r"flag --(\w+)=.*: is required", str(error))
+        _end(f"{f'--{missing[1]} is required' if missing else error} (--help lists every flag)", code=2)
+
+
+def _guarded(main, argv):
+    try:
+        return main(argv)
+    except UserError as error:
+        _end(_with_dashes(str(error)))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _end(f"{where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        _end("interrupted", code=130)
+
+
+def _with_dashes(message):
+    """The library names an argument `tile` or `scale=3`; to who uses a command they are --tile and --scale=3."""
+    return re.sub(r"`(\w+)(=[^`]*)?`", lambda found: f"--{found[0][1:-1]}" if found[1] in FLAGS else found[0], message)
+
+
+def _end(message, code=1):
+    program = os.path.basename(sys.argv[0])
+    if program == "__main__.py" or not program:
+        program = "drcn_keras"
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

@@ -116,8 +116,8 @@ def split_holdout(paths: list[str], count: int) -> tuple[list[str], list[str]]:
     """
     if not 0 < count < len(paths):
         raise ArgumentError(
-            f"holdout: cannot hold out {count} of {len(paths)} training images; expected between 1 and "
-            f"{len(paths) - 1}, or a folder of its own (val_dir)."
+            f"`holdout`: cannot hold out {count} of {len(paths)} training images; expected between 1 and "
+            f"{len(paths) - 1}, or a folder of its own (`val_dir`)."
         )
     chosen = {round(index * len(paths) / count) for index in range(count)}
     return (

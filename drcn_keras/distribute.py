@@ -38,13 +38,15 @@ def choose(name, timeout=300.0):
     """
     if keras.backend.backend() != "tensorflow":
         if name in ("mirrored", "multi_worker"):
-            raise ArgumentError(f"strategy {name} needs KERAS_BACKEND=tensorflow; received {keras.backend.backend()}.")
+            raise ArgumentError(
+                f"`strategy={name}` needs KERAS_BACKEND=tensorflow; received {keras.backend.backend()}."
+            )
         return None
     if name == "default":
         return None
     cluster = _cluster()
     if name == "multi_worker" and not cluster:
-        raise ArgumentError("strategy multi_worker needs the environment variable TF_CONFIG (see docs/training.md).")
+        raise ArgumentError("`strategy=multi_worker` needs the environment variable TF_CONFIG (see docs/training.md).")
 
     import tensorflow as tf
 
@@ -108,7 +110,7 @@ def training_data(stream, start, strategy=None):
     share, rest = divmod(stream.batch_size, replicas(strategy))
     if rest:
         raise ArgumentError(
-            f"batch_size is global and must be a multiple of the {replicas(strategy)} replicas; "
+            f"`batch_size` is global and must be a multiple of the {replicas(strategy)} replicas; "
             f"received {stream.batch_size}."
         )
 

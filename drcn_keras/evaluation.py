@@ -16,12 +16,13 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from drcn_keras import errors
-from drcn_keras.commands import check_scales, check_tile, default_model, load_for, prepare_tensorflow
+from drcn_keras import commands
+from drcn_keras.commands import FLAGS
 from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import make_folder, write_atomically
 from drcn_keras.image import SCALES, as_scales
 from drcn_keras.image_files import image_folders, list_images, read_image
+from drcn_keras.inputs import check_scales, check_tile, load_for
 from drcn_keras.lr_files import check_fit, matched
 from drcn_keras.measuring import Restorer, measure
 from drcn_keras.metrics import mean_psnr
@@ -83,7 +84,7 @@ def evaluate(
     sets = data_sets(data_dir, lr_dir, recursive)
     if model == "bicubic":
         if not scales:
-            raise UserError(f"bicubic has no scale of its own; expected --scale with one of {SCALES}.")
+            raise ArgumentError(f"bicubic has no scale of its own; expected `scale` with one of {SCALES}.")
         restorer = None
     else:
         network = load_for(model, scales)
@@ -113,7 +114,9 @@ def data_sets(data_dir: _Folders, lr_dir: _Folders | None = None, recursive: boo
     folders = _listed(data_dir)
     lr_folders = _listed(lr_dir) or [None] * len(folders)
     if len(lr_folders) != len(folders):
-        raise ArgumentError(f"lr_dir must have a folder for each of {len(folders)} in data_dir; has {len(lr_folders)}.")
+        raise ArgumentError(
+            f"`lr_dir` must have a folder for each of {len(folders)} in `data_dir`; has {len(lr_folders)}."
+        )
     sets = []
     for folder, lr_folder in zip(folders, lr_folders, strict=True):
         for inner in image_folders(folder) if recursive else [folder]:
@@ -155,12 +158,12 @@ def _targets(folder, sets, scales, overwrite):
             stem = os.path.splitext(os.path.basename(path))[0]
             target = os.path.join(folder, name, f"{stem}_x{scale}.png")
             if target in targets.values():
-                raise UserError(f"--save_images: two images would become {target}; measure them one by one.")
+                raise UserError(f"`save_images`: two images would become {target}; measure them one by one.")
             targets[path, scale] = target
         make_folder(os.path.join(folder, name))
     existing = [target for target in targets.values() if os.path.exists(target)]
     if existing and not overwrite:
-        raise UserError(f"{existing[0]} exists ({len(existing)} restored images do); --overwrite replaces them.")
+        raise UserError(f"{existing[0]} exists ({len(existing)} restored images do); `overwrite` replaces them.")
     return targets
 
 
@@ -220,47 +223,45 @@ def define_flags():
         "the same (default: 512, or less for a large network)",
     )
     flags.DEFINE_boolean("overwrite", False, "replace the files of --json, --csv and --save_images")
+    commands.require("data_dir")
 
 
 def main(argv):
-    given = flags.FLAGS
-    errors.refuse_arguments(argv)
-    if not given.data_dir:
-        raise UserError("--data_dir is required (--help lists every flag).")
-    files = [(path, written) for path, written in ((given.json, to_json), (given.csv, to_csv)) if path]
+    commands.refuse_arguments(argv)
+    files = [(path, written) for path, written in ((FLAGS.json, to_json), (FLAGS.csv, to_csv)) if path]
     for path, _ in files:
-        if os.path.exists(path) and not given.overwrite:
+        if os.path.exists(path) and not FLAGS.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it.")
         make_folder(os.path.dirname(path) or ".")
     # What is wrong is told before Keras is loaded, and before minutes are spent on other models.
-    scales = _scales(given.scale)
-    data_sets(given.data_dir, given.lr_dir, given.recursive)
-    names = given.model or [default_model(scale) for scale in scales or [None]]
-    models = [name if name == "bicubic" else load_for(name, scales if given.model else ()) for name in names]
+    scales = _scales(FLAGS.scale)
+    data_sets(FLAGS.data_dir, FLAGS.lr_dir, FLAGS.recursive)
+    names = FLAGS.model or [commands.default_model(scale) for scale in scales or [None]]
+    models = [name if name == "bicubic" else load_for(name, scales if FLAGS.model else ()) for name in names]
     results = []
     for name, model in zip(names, models, strict=True):
         measured = evaluate(
             model,
-            given.data_dir,
-            (scales if given.model else None) or None,
-            given.tile,
-            given.save_images,
-            given.overwrite,
+            FLAGS.data_dir,
+            (scales if FLAGS.model else None) or None,
+            FLAGS.tile,
+            FLAGS.save_images,
+            FLAGS.overwrite,
             progress=True,
-            self_ensemble=given.self_ensemble,
-            lr_dir=given.lr_dir,
-            recursive=given.recursive,
+            self_ensemble=FLAGS.self_ensemble,
+            lr_dir=FLAGS.lr_dir,
+            recursive=FLAGS.recursive,
         )
         # A row of its own: never to be mixed with plain results.
-        label = f"{name}+" if given.self_ensemble and name != "bicubic" else name
+        label = f"{name}+" if FLAGS.self_ensemble and name != "bicubic" else name
         for result in measured["results"]:
             print(table(result, label))
             results.append({"model": label, **result})
     for path, written in files:
         text = written({"results": results}).encode()
         write_atomically(path, lambda file, text=text: file.write(text))
-    if wrong := complaints(results):
-        raise UserError(" ".join(wrong))
+    if complaints(results):
+        raise UserError("bicubic enlargement is off its published numbers, as told above; so are the others.")
 
 
 def _scales(texts):
@@ -274,6 +275,4 @@ def _scales(texts):
 
 def run():
     """The command `drcn-evaluate`."""
-    prepare_tensorflow()
-    define_flags()
-    errors.run(main)
+    commands.run(main, define_flags)

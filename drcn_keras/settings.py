@@ -125,19 +125,19 @@ def check(settings: Settings) -> None:
             _check_value(field, single)
     for name in ("train_dir", "model_dir"):
         if not getattr(settings, name):
-            raise ArgumentError(f"{name} is required.")
+            raise ArgumentError(f"`{name}` is required.")
     if settings.alpha_schedule == "exponential" and not (settings.alpha_start > 0 and settings.alpha_end > 0):
-        raise ArgumentError(f"alpha_end must be > 0 with an exponential schedule; received {settings.alpha_end}.")
+        raise ArgumentError(f"`alpha_end` must be > 0 with an exponential schedule; received {settings.alpha_end}.")
     if settings.learning_rate <= 0:
-        raise ArgumentError(f"learning_rate must be > 0; received {settings.learning_rate}.")
+        raise ArgumentError(f"`learning_rate` must be > 0; received {settings.learning_rate}.")
     if not settings.scale or list(settings.scale) != sorted(set(settings.scale)):
-        raise ArgumentError(f"scale must be ascending, each once; received {spelled(settings.scale) or 'none'}.")
+        raise ArgumentError(f"`scale` must be ascending, each once; received {spelled(settings.scale) or 'none'}.")
     if not settings.zooms or not all(0.0 < factor <= 1.0 for factor in settings.zooms):
-        raise ArgumentError(f"zooms must be numbers in (0, 1]; received {spelled(settings.zooms) or 'none'}.")
+        raise ArgumentError(f"`zooms` must be numbers in (0, 1]; received {spelled(settings.zooms) or 'none'}.")
 
     list_folders(settings.train_dir + settings.val_dir)
     if settings.init and not os.path.isfile(path_of(settings.init)):
-        raise ArgumentError(f"init: no file at {settings.init}, and no preset of that name ({', '.join(presets())}).")
+        raise ArgumentError(f"`init`: no file at {settings.init}, and no preset of that name ({', '.join(presets())}).")
     make_folder(settings.model_dir)
 
 
@@ -146,16 +146,16 @@ def _check_value(field, value):
     kind, rule = element_type(field) or field.type, field.metadata
     fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
     if not fits:
-        raise ArgumentError(f"{field.name} must be of type {kind.__name__}; received {value!r}.")
+        raise ArgumentError(f"`{field.name}` must be of type {kind.__name__}; received {value!r}.")
     if rule["choices"] and value not in rule["choices"]:
         expected = ", ".join(str(choice) for choice in rule["choices"])
-        raise ArgumentError(f"{field.name} must be one of {expected}; received {value}.")
+        raise ArgumentError(f"`{field.name}` must be one of {expected}; received {value}.")
     if kind is float and not math.isfinite(value):
-        raise ArgumentError(f"{field.name} must be a finite number; received {value}.")
+        raise ArgumentError(f"`{field.name}` must be a finite number; received {value}.")
     if rule["low"] is not None and value < rule["low"]:
-        raise ArgumentError(f"{field.name} must be at least {rule['low']}; received {value}.")
+        raise ArgumentError(f"`{field.name}` must be at least {rule['low']}; received {value}.")
     if rule["high"] is not None and value > rule["high"]:
-        raise ArgumentError(f"{field.name} must be at most {rule['high']}; received {value}.")
+        raise ArgumentError(f"`{field.name}` must be at most {rule['high']}; received {value}.")
 
 
 def _parts(name, given, element):
@@ -169,4 +169,4 @@ def _parts(name, given, element):
     try:
         return tuple(element(part) if isinstance(part, str) else part for part in parts)
     except ValueError as error:
-        raise ArgumentError(f"{name} must be numbers, separated by commas; received {spelled(given)!r}.") from error
+        raise ArgumentError(f"`{name}` must be numbers, separated by commas; received {spelled(given)!r}.") from error

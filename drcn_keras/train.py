@@ -8,7 +8,8 @@ import os
 
 from absl import flags, logging
 
-from drcn_keras import errors
+from drcn_keras import commands, errors
+from drcn_keras.commands import FLAGS
 from drcn_keras.settings import Settings, check, element_type
 
 
@@ -29,9 +30,7 @@ def train(settings: Settings) -> dict:
         errors.Stopped: SIGTERM or SIGINT arrived; a checkpoint was written.
     """
     check(settings)
-    # oneDNN makes a training step about three times as fast on CPUs where TensorFlow leaves it off; it must be
-    # set before TensorFlow is imported.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    commands.prepare_tensorflow()
     # Imported here, so that --help and a wrong path do not wait for TensorFlow.
     with errors.tensorflow_notices_hidden():
         from drcn_keras import trainer
@@ -40,7 +39,8 @@ def train(settings: Settings) -> dict:
 
 
 def define_flags() -> None:
-    """Defines a flag for every field of `Settings`."""
+    """Defines a flag for every field of `Settings`, and --preset_flags."""
+    commands.define_preset_flags()
     for field in dataclasses.fields(Settings):
         text = field.metadata["help"]
         if field.metadata["choices"]:
@@ -66,8 +66,8 @@ def _flag_default(field):
 
 
 def main(argv):
-    errors.refuse_arguments(argv)
-    settings = Settings(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Settings)})
+    commands.refuse_arguments(argv)
+    settings = Settings(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(Settings)})
     card = train(settings)
     if card:
         best = os.path.join(settings.model_dir, "best.keras")
@@ -76,11 +76,8 @@ def main(argv):
 
 def run():
     """The command `drcn-train`."""
-    # Notices about how TensorFlow was built would bury the one line of an error.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    define_flags()
     logging.set_verbosity(logging.INFO)
-    errors.run(main)
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

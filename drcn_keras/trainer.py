@@ -31,7 +31,7 @@ def run(settings: Settings) -> dict:
     """Does what `train.train` says, with settings that were checked."""
     strategy = distribute.choose(settings.strategy, settings.worker_timeout)
     if strategy and settings.xla:
-        raise ArgumentError("xla compiles for one device; it goes with strategy default only.")
+        raise ArgumentError("`xla` compiles for one device; it goes with `strategy=default` only.")
     workers = distribute.Workers(strategy, settings.worker_timeout)
     folder = RunFolder(settings.model_dir)
     with folder.locked() if workers.is_chief else contextlib.nullcontext():
@@ -236,7 +236,9 @@ def _start_from(model, other, path):
     """Copies another DRCN's weights; alpha stays at its start."""
     for name in ("filters", "recursions", "channels"):
         if getattr(other, name) != getattr(model, name):
-            raise ArgumentError(f"init: {path} has {name} {getattr(other, name)}; this run has {getattr(model, name)}.")
+            raise ArgumentError(
+                f"`init`: {path} has {name} {getattr(other, name)}; this run has {getattr(model, name)}."
+            )
     for ours, theirs in zip(model.trainable_weights, other.trainable_weights, strict=True):
         ours.assign(theirs)
 
@@ -278,10 +280,10 @@ def _contradiction(identity, saved):
         if before == value:
             continue
         if name == "images":
-            clash = "train_dir or val_dir: the images are not those that the checkpoint in model_dir saw"
+            clash = "`train_dir` or `val_dir`: the images are not those that the checkpoint in `model_dir` saw"
         else:
-            clash = f"{name}={spelled(value)} contradicts the checkpoint in model_dir, made with {spelled(before)}"
-        return f"{clash}; use the same, another model_dir, or fresh to start over."
+            clash = f"`{name}={spelled(value)}` contradicts the checkpoint in `model_dir`, made with {spelled(before)}"
+        return f"{clash}; use the same, another `model_dir`, or `fresh` to start over."
     return None
 
 

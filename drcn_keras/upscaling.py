@@ -12,17 +12,12 @@ from absl import flags, logging
 from PIL import Image
 from tqdm import tqdm
 
-from drcn_keras import errors
-from drcn_keras.commands import (
-    check_tile,
-    default_model,
-    loaded,
-    prepare_tensorflow,
-    warn_skipped,
-)
+from drcn_keras import commands
+from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.files import make_folder
 from drcn_keras.image_files import SUFFIXES, check_writable, image_of, list_images, pixels_of, read_pixels, write_image
+from drcn_keras.inputs import check_tile, loaded, warn_skipped
 from drcn_keras.sizes import check_factor, enlargement
 from drcn_keras.tiling import upscaled
 
@@ -135,7 +130,7 @@ def _plan(inputs, output):
     suffix = os.path.splitext(output)[1].lower()
     if suffix in SUFFIXES and not os.path.isdir(output):
         if len(sources) > 1 or os.path.isdir(inputs[0]):
-            raise UserError(f"--output: {output} is a file name; expected a folder for {len(sources)} images.")
+            raise UserError(f"`output`: {output} is a file name; expected a folder for {len(sources)} images.")
         check_writable(output)
         jobs = [(sources[0], output)]
     else:
@@ -147,7 +142,7 @@ def _plan(inputs, output):
             raise UserError(f"{owners[target]} and {source} would both become {target}; upscale them one by one.")
         owners[target] = source
         if os.path.realpath(target) in originals:
-            raise UserError(f"{target} is an input; the result must not replace it. Choose another --output.")
+            raise UserError(f"{target} is an input; the result must not replace it. Choose another `output`.")
     return jobs
 
 
@@ -157,7 +152,7 @@ def _undone(jobs, overwrite, skip_existing):
         return [job for job in jobs if job not in done]
     if done and not overwrite:
         raise UserError(
-            f"{done[0][1]} exists ({len(done)} of {len(jobs)} results do); --overwrite replaces, --skip_existing keeps."
+            f"{done[0][1]} exists ({len(done)} of {len(jobs)} results do); `overwrite` replaces, `skip_existing` keeps."
         )
     return jobs
 
@@ -189,24 +184,22 @@ def define_flags():
     )
     flags.DEFINE_boolean("overwrite", False, "replace results that exist")
     flags.DEFINE_boolean("skip_existing", False, "leave out images whose result exists, to go on after an interruption")
+    commands.require("output")
 
 
 def main(argv):
-    given = flags.FLAGS
-    if not given.output:
-        raise UserError("--output is required (--help lists every flag).")
-    model = given.model or default_model(given.scale)
+    model = FLAGS.model or commands.default_model(FLAGS.scale)
     written = upscale_files(
         model,
         argv[1:],
-        given.output,
-        given.scale,
-        given.tile,
-        given.overwrite,
-        given.skip_existing,
-        given.width,
-        given.height,
-        given.self_ensemble,
+        FLAGS.output,
+        FLAGS.scale,
+        FLAGS.tile,
+        FLAGS.overwrite,
+        FLAGS.skip_existing,
+        FLAGS.width,
+        FLAGS.height,
+        FLAGS.self_ensemble,
     )
     print(
         f"{len(written)} written: {written[0]}{' ...' if len(written) > 1 else ''}" if written else "nothing left to do"
@@ -215,6 +208,4 @@ def main(argv):
 
 def run():
     """The command `drcn-upscale`."""
-    prepare_tensorflow()
-    define_flags()
-    errors.run(main)
+    commands.run(main, define_flags)

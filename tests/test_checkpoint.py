@@ -89,7 +89,7 @@ def test_when_every_one_is_of_another_configuration_the_reason_is_the_error(tmp_
 
 def test_damaged_ones_alone_are_an_error_not_a_new_start(tmp_path):
     (tmp_path / "step-000000001.npz").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"none of the 1 checkpoints in .* is whole; fresh starts over"):
+    with pytest.raises(UserError, match=r"none of the 1 checkpoints in .* is whole; `fresh` starts over"):
         checkpoint.newest(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.npz"]
 

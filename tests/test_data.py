@@ -176,7 +176,7 @@ def test_holdout_takes_evenly_spread_images_and_leaves_the_rest():
     assert held == ["a", "f"]
     assert train == list("bcdeghij")
     for count in (0, 10, 11):
-        with pytest.raises(UserError, match=f"^holdout: cannot hold out {count} of 10"):
+        with pytest.raises(UserError, match=f"^`holdout`: cannot hold out {count} of 10"):
             data.split_holdout(list("abcdefghij"), count)
 
 

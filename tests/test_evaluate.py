@@ -225,7 +225,7 @@ def test_saved_images_are_the_measured_ones(random_drcn, originals, tmp_path, ch
         psnr = measured_psnr(luma(original) / 255, luma(saved) / 255, 2)
         # Colours beyond RGB are clipped in the saved image, its Y is rounded twice.
         assert psnr == pytest.approx(measured["psnr"], abs=0.3)
-    with pytest.raises(UserError, match="--overwrite replaces them"):
+    with pytest.raises(UserError, match="`overwrite` replaces them"):
         evaluate(model, originals, save_images=str(out))
     evaluate(model, originals, save_images=str(out), overwrite=True)
 
@@ -251,9 +251,9 @@ def test_bad_input(random_drcn, originals, tmp_path):
         evaluate("bicubic", tmp_path / "empty", 2)
     with pytest.raises(UserError, match="bicubic has no scale of its own"):
         evaluate("bicubic", originals)
-    with pytest.raises(UserError, match="--scale must be 2, 3 or 4; received 8"):
+    with pytest.raises(UserError, match="`scale` must be 2, 3 or 4; received 8"):
         evaluate("bicubic", originals, 8)
-    with pytest.raises(UserError, match="--scale=4, but the model's weights are for x2"):
+    with pytest.raises(UserError, match="`scale=4`, but the model's weights are for x2"):
         evaluate(random_drcn(), originals, 4)
     with pytest.raises(UserError, match="must be more than 12"):
         evaluate(random_drcn(), originals, tile=12)

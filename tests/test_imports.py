@@ -23,6 +23,7 @@ ORDER = [
     "distribute",
     "model",
     "presets",
+    "inputs",
     "commands",
     "checkpoint",
     "callbacks",

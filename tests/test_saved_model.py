@@ -342,7 +342,7 @@ def test_bicubic_has_the_bits_of_the_package(scale, shape):
 
 
 def test_a_network_of_several_scales_is_exported_for_one(tmp_path):
-    from drcn_keras.commands import load_at
+    from drcn_keras.inputs import load_at
 
     several = small_model(scale=(2, 3))
     with pytest.raises(UserError, match=r"--scale is required, one of \(2, 3\)"):

@@ -180,7 +180,7 @@ def test_a_message_that_is_too_long(server):
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
     for address in (server.rest, server.grpc):
         connection = client.connect(address, "drcn", max_bytes=5_000)
-        with contextlib.closing(connection), pytest.raises(UserError, match=r"too long.*--max_message_mb"):
+        with contextlib.closing(connection), pytest.raises(UserError, match=r"too long.*`max_message_mb`"):
             connection.upscale(client.encode_png(noise))
 
 

@@ -28,19 +28,19 @@ def test_what_json_and_flags_show_of_them():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"filters": "3"}, "^filters must be of type int; received '3'"),
-        ({"filters": True}, "^filters must be of type int"),
-        ({"augment": 1}, "^augment must be of type bool"),
-        ({"scale": (2, 5)}, "^scale must be one of 2, 3, 4; received 5"),
-        ({"scale": (2.5,)}, "^scale must be of type int"),
-        ({"scale": (3, 3)}, "^scale must be ascending, each once; received 3,3"),
-        ({"scale": ()}, "^scale must be ascending, each once; received none"),
-        ({"zooms": (0.0,)}, r"^zooms must be numbers in \(0, 1\]; received 0.0"),
-        ({"beta": float("nan")}, "^beta must be a finite number"),
-        ({"seed": 2**32}, "^seed must be at most 4294967295"),
-        ({"learning_rate": 0}, "^learning_rate must be > 0"),
-        ({"train_dir": ()}, "^train_dir is required"),
-        ({"init": "mobile-x9"}, r"^init: no file at mobile-x9, and no preset of that name \(.*mobile-x2"),
+        ({"filters": "3"}, "^`filters` must be of type int; received '3'"),
+        ({"filters": True}, "^`filters` must be of type int"),
+        ({"augment": 1}, "^`augment` must be of type bool"),
+        ({"scale": (2, 5)}, "^`scale` must be one of 2, 3, 4; received 5"),
+        ({"scale": (2.5,)}, "^`scale` must be of type int"),
+        ({"scale": (3, 3)}, "^`scale` must be ascending, each once; received 3,3"),
+        ({"scale": ()}, "^`scale` must be ascending, each once; received none"),
+        ({"zooms": (0.0,)}, r"^`zooms` must be numbers in \(0, 1\]; received 0.0"),
+        ({"beta": float("nan")}, "^`beta` must be a finite number"),
+        ({"seed": 2**32}, "^`seed` must be at most 4294967295"),
+        ({"learning_rate": 0}, "^`learning_rate` must be > 0"),
+        ({"train_dir": ()}, "^`train_dir` is required"),
+        ({"init": "mobile-x9"}, r"^`init`: no file at mobile-x9, and no preset of that name \(.*mobile-x2"),
     ],
 )
 def test_python_callers_are_told_the_argument(photographs, tmp_path, wrong, message):
@@ -52,5 +52,5 @@ def test_python_callers_are_told_the_argument(photographs, tmp_path, wrong, mess
 
 
 def test_text_for_numbers_is_refused_where_it_is_given():
-    with pytest.raises(ValueError, match=r"^zooms must be numbers, separated by commas; received '1,b'"):
+    with pytest.raises(ValueError, match=r"^`zooms` must be numbers, separated by commas; received '1,b'"):
         Settings(zooms="1,b")

@@ -175,10 +175,10 @@ def test_more_epochs_extend_a_run(tiny, tmp_path):
 def test_contradicting_flags_are_refused_by_name(finished, tiny):
     before = newest(finished)[0]
     for changes, text in (
-        ({"filters": 3}, "^filters=3 contradicts the checkpoint in model_dir, made with 2"),
-        ({"seed": 9}, "^seed=9 contradicts"),
-        ({"schedule": "cosine"}, "^schedule=cosine contradicts"),
-        ({"zooms": (1, 0.8)}, r"^zooms=1,0\.8 contradicts the checkpoint in model_dir, made with 1\.0"),
+        ({"filters": 3}, "^`filters=3` contradicts the checkpoint in `model_dir`, made with 2"),
+        ({"seed": 9}, "^`seed=9` contradicts"),
+        ({"schedule": "cosine"}, "^`schedule=cosine` contradicts"),
+        ({"zooms": (1, 0.8)}, r"^`zooms=1,0\.8` contradicts the checkpoint in `model_dir`, made with 1\.0"),
     ):
         with pytest.raises(UserError, match=text):
             train(tiny(finished, epochs=9, **changes))
@@ -190,7 +190,7 @@ def test_other_images_under_the_same_name_are_refused(tiny, tmp_path):
     shutil.copytree(*tiny(tmp_path).train_dir, folder)
     train(tiny(tmp_path / "run", train_dir=str(folder), epochs=1))
     Image.new("RGB", (24, 24), "gray").save(folder / "0.png")
-    with pytest.raises(UserError, match=r"^train_dir or val_dir: the images are not those"):
+    with pytest.raises(UserError, match=r"^`train_dir` or `val_dir`: the images are not those"):
         train(tiny(tmp_path / "run", train_dir=str(folder), epochs=2))
 
 
@@ -297,7 +297,7 @@ def test_training_starts_from_another_models_weights(finished, tiny, tmp_path):
     train(tiny(tmp_path, init=str(finished / "best.keras"), scale=3, epochs=1, learning_rate=1e-12))
     for ours, theirs in zip(load(str(tmp_path / "best.keras")).trainable_weights, start.trainable_weights, strict=True):
         np.testing.assert_allclose(np.array(ours), np.array(theirs), atol=1e-6)
-    with pytest.raises(UserError, match=r"^init: .* has filters 2; this run has 3"):
+    with pytest.raises(UserError, match=r"^`init`: .* has filters 2; this run has 3"):
         train(tiny(tmp_path / "other", init=str(finished / "best.keras"), filters=3))
 
 

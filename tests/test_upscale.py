@@ -339,7 +339,7 @@ def test_nothing_is_overwritten_unasked(bicubic_drcn, folder, tmp_path):
     model, out = bicubic_drcn(), tmp_path / "out"
     upscale_files(model, [str(folder)], str(out))
     (out / "gray.png").write_text("mine")
-    with pytest.raises(UserError, match=r"exists \(4 of 4 results do\); --overwrite replaces"):
+    with pytest.raises(UserError, match=r"exists \(4 of 4 results do\); `overwrite` replaces"):
         upscale_files(model, [str(folder)], str(out))
     (out / "rgba.png").unlink()
     written = upscale_files(model, [str(folder)], str(out), skip_existing=True)
@@ -382,7 +382,7 @@ def test_scales_and_tiles_that_cannot_be(bicubic_drcn, folder, tmp_path):
         upscale_files(bicubic_drcn(), *arguments, scale=5)
     with pytest.raises(UserError, match="the model's weights are for x2 alone; received x3"):
         upscale_files(bicubic_drcn(), *arguments, scale=3)
-    with pytest.raises(UserError, match="--tile must be more than 12"):
+    with pytest.raises(UserError, match="`tile` must be more than 12"):
         upscale_files(bicubic_drcn(), *arguments, tile=12)
     with pytest.raises(UserError, match="no image given"):
         upscale_files(bicubic_drcn(), [], str(tmp_path / "out"))

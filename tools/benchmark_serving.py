@@ -15,7 +15,8 @@ from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
-from drcn_keras import client, errors
+from drcn_keras import client, commands
+from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 
 _REFUSED = re.compile(r": (400|INVALID_ARGUMENT): ")
@@ -145,41 +146,7 @@ def _sizes(texts):
         raise UserError(f"--sizes must be HEIGHTxWIDTH, comma-separated; received {','.join(texts)!r}.") from None
 
 
-def main(argv):
-    errors.refuse_arguments(argv)
-    settings = flags.FLAGS
-    if bool(settings.servers) == bool(settings.model_base_path):
-        raise UserError("one of --servers (one that runs) and --model_base_path (to start the stand-in) is needed.")
-    with contextlib.ExitStack() as stack:
-        pid, servers = settings.pid, settings.servers
-        if not servers:
-            pid, *servers = stack.enter_context(stand_in(settings.model_base_path))
-        # Half of the clients on each protocol where both are given.
-        connections = [
-            client.connect(servers[index % len(servers)], settings.model_name, timeout=settings.timeout)
-            for index in range(settings.clients)
-        ]
-        for connection in connections:
-            stack.callback(connection.close)
-        for connection in connections[: len(servers)]:
-            client.check_server(connection, retries=8)
-        files = photographs(_sizes(settings.sizes))
-        # One by one before the clock starts: this also tells the scale.
-        shapes = [client.decode_png(connections[0].upscale(file)).shape[:2] for file in files]
-        bad = round(settings.bad_share * settings.requests)
-        good = settings.requests - bad
-        result = benchmark(
-            connections,
-            [(files[index % len(files)], shapes[index % len(files)]) for index in range(good)],
-            [damaged(files[0])[index % 5] for index in range(bad)],
-            pid,
-        )
-    report(result, settings.clients, good, bad)
-    if result["wrong"]:
-        raise UserError(f"{len(result['wrong'])} requests went wrong; the first: {result['wrong'][0]}")
-
-
-if __name__ == "__main__":
+def define_flags():
     flags.DEFINE_list("servers", None, "http://HOST:PORT and/or grpc://HOST:PORT of a server that runs")
     flags.DEFINE_integer("pid", None, "process id of that server, on this machine, to watch its memory")
     flags.DEFINE_string("model_base_path", None, "instead: start the stand-in server with this folder of versions")
@@ -189,4 +156,40 @@ if __name__ == "__main__":
     flags.DEFINE_float("bad_share", 0.05, "share of requests that are no image", lower_bound=0.0, upper_bound=0.9)
     flags.DEFINE_list("sizes", "24x24,48x64,64x64,96x80,128x128", "HEIGHTxWIDTH, at most 512x512")
     flags.DEFINE_float("timeout", 120.0, "seconds to wait for one answer", lower_bound=0.001)
-    errors.run(main)
+
+
+def main(argv):
+    commands.refuse_arguments(argv)
+    if bool(FLAGS.servers) == bool(FLAGS.model_base_path):
+        raise UserError("one of --servers (one that runs) and --model_base_path (to start the stand-in) is needed.")
+    with contextlib.ExitStack() as stack:
+        pid, servers = FLAGS.pid, FLAGS.servers
+        if not servers:
+            pid, *servers = stack.enter_context(stand_in(FLAGS.model_base_path))
+        # Half of the clients on each protocol where both are given.
+        connections = [
+            client.connect(servers[index % len(servers)], FLAGS.model_name, timeout=FLAGS.timeout)
+            for index in range(FLAGS.clients)
+        ]
+        for connection in connections:
+            stack.callback(connection.close)
+        for connection in connections[: len(servers)]:
+            client.check_server(connection, retries=8)
+        files = photographs(_sizes(FLAGS.sizes))
+        # One by one before the clock starts: this also tells the scale.
+        shapes = [client.decode_png(connections[0].upscale(file)).shape[:2] for file in files]
+        bad = round(FLAGS.bad_share * FLAGS.requests)
+        good = FLAGS.requests - bad
+        result = benchmark(
+            connections,
+            [(files[index % len(files)], shapes[index % len(files)]) for index in range(good)],
+            [damaged(files[0])[index % 5] for index in range(bad)],
+            pid,
+        )
+    report(result, FLAGS.clients, good, bad)
+    if result["wrong"]:
+        raise UserError(f"{len(result['wrong'])} requests went wrong; the first: {result['wrong'][0]}")
+
+
+if __name__ == "__main__":
+    commands.run(main, define_flags)

@@ -1,6 +1,6 @@
 """Training speed: patches and counted operations per second, and the share of time spent waiting for data.
 
-    python tools/benchmark_training.py --presets=mobile,paper --modes=eager,graph,xla
+    python tools/benchmark_training.py --presets=mobile,paper --mode=eager,graph,xla
 
 One line per preset and mode: patches/s and TFLOP/s of the training step, the share of its time in which it waits
 for the next batch, and what the input pipeline alone delivers. Numbers depend on the machine and on what else it
@@ -13,7 +13,8 @@ import time
 
 from absl import flags
 
-from drcn_keras import errors
+from drcn_keras import commands
+from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 
 # Shape and patches a step, as in the flagfiles.
@@ -23,12 +24,6 @@ PRESETS = {
 }
 MODES = ("eager", "graph", "xla")
 PATCH_SIZE = 41
-
-flags.DEFINE_list("presets", "mobile,paper", f"of {', '.join(PRESETS)}")
-flags.DEFINE_list("modes", "eager,graph,xla", f"of {', '.join(MODES)}; JAX has eager and xla")
-flags.DEFINE_integer("batch_size", 0, "patches a step; 0: the preset's")
-flags.DEFINE_float("seconds", 15.0, "to measure each for, at least one step", lower_bound=0.0)
-flags.DEFINE_enum("precision", "float32", ["float32", "mixed_bfloat16"], "what the layers compute in")
 
 
 def training_operations(filters, recursions, channels=1, patch_size=PATCH_SIZE):
@@ -94,23 +89,30 @@ def measure(name, mode, batch_size, seconds, precision):
     return steps * batch_size / elapsed, waited / elapsed, delivered / (time.perf_counter() - start)
 
 
+def define_flags():
+    flags.DEFINE_list("presets", "mobile,paper", f"of {', '.join(PRESETS)}")
+    flags.DEFINE_list("mode", "eager,graph,xla", f"of {', '.join(MODES)}; JAX has eager and xla")
+    flags.DEFINE_integer("batch_size", 0, "patches a step; 0: the preset's")
+    flags.DEFINE_float("seconds", 15.0, "to measure each for, at least one step", lower_bound=0.0)
+    flags.DEFINE_enum("precision", "float32", ["float32", "mixed_bfloat16"], "what the layers compute in")
+
+
 def main(argv):
-    errors.refuse_arguments(argv)
-    options = flags.FLAGS
-    for kind, chosen, known in (("presets", options.presets, PRESETS), ("modes", options.modes, MODES)):
+    commands.refuse_arguments(argv)
+    for kind, chosen, known in (("presets", FLAGS.presets, PRESETS), ("mode", FLAGS.mode, MODES)):
         for name in chosen:
             if name not in known:
                 raise UserError(f"--{kind} must be of {', '.join(known)}; received {name!r}.")
     import keras
 
-    print(f"Keras {keras.__version__} on {keras.backend.backend()}, {options.precision}, {os.cpu_count()} CPU cores")
+    print(f"Keras {keras.__version__} on {keras.backend.backend()}, {FLAGS.precision}, {os.cpu_count()} CPU cores")
     print("preset  mode   batch  patches/s  TFLOP/s  waiting for data  pipeline alone, patches/s")
-    for preset, mode in itertools.product(options.presets, options.modes):
+    for preset, mode in itertools.product(FLAGS.presets, FLAGS.mode):
         if keras.backend.backend() == "jax" and mode == "graph":
             continue  # JAX compiles with XLA or not at all.
         shape, batch_size = PRESETS[preset]
-        batch_size = options.batch_size or batch_size
-        patches, waiting, pipeline = measure(preset, mode, batch_size, options.seconds, options.precision)
+        batch_size = FLAGS.batch_size or batch_size
+        patches, waiting, pipeline = measure(preset, mode, batch_size, FLAGS.seconds, FLAGS.precision)
         tflops = patches * training_operations(**shape) / 1e12
         print(
             f"{preset:7} {mode:6} {batch_size:5} {patches:10.1f} {tflops:8.3f} {waiting:17.2%} {pipeline:26.0f}",
@@ -119,7 +121,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    # As in training; see drcn_keras.train.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    errors.run(main)
+    commands.run(main, define_flags)

@@ -16,14 +16,15 @@ import numpy as np
 from absl import flags, logging
 from keras import ops
 
-from drcn_keras import errors, inference
+from drcn_keras import commands, inference
 from drcn_keras.card import path_of
-from drcn_keras.commands import load_at
+from drcn_keras.commands import FLAGS
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
 from drcn_keras.export import flatbuffer, names, quantize, tflite, tune
 from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.export.pipeline import Pipeline, to_tflite
+from drcn_keras.inputs import load_at
 from drcn_keras.layers import CenteredIdentity
 from drcn_keras.model import DRCN
 
@@ -182,7 +183,7 @@ def define_flags():
     flags.DEFINE_integer("clusters", 32, "different weights per kernel", lower_bound=2, upper_bound=256)
     flags.DEFINE_integer("lr_height", 64, "pixels of the low-resolution image", lower_bound=1)
     flags.DEFINE_integer("lr_width", 64, "pixels of the low-resolution image", lower_bound=1)
-    flags.DEFINE_string("test_dir", "", "original photographs to measure the luma files on")
+    flags.DEFINE_string("data_dir", "", "original photographs to measure the luma files on")
     flags.DEFINE_bool("overwrite", False, "replace files that exist")
 
 
@@ -192,27 +193,24 @@ _TRAINING = (
 
 
 def main(argv):
-    errors.refuse_arguments(argv)
-    settings = flags.FLAGS
-    if not settings["verbosity"].present:
+    commands.refuse_arguments(argv)
+    if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
-    method = settings.method
-    modes = tflite.known(
-        "mode", settings.mode or (["int8"] if "qat" in method else ["float32", "int8"]), quantize.MODES
-    )
-    pipelines = tflite.known("pipeline", settings.pipeline, tflite.PIPELINES)
-    source = path_of(settings.model)
-    model = load_at(source, settings.scale and int(settings.scale))
-    training = {name: settings[name].value for name in _TRAINING}
+    method = FLAGS.method
+    modes = tflite.known("mode", FLAGS.mode or (["int8"] if "qat" in method else ["float32", "int8"]), quantize.MODES)
+    pipelines = tflite.known("pipeline", FLAGS.pipeline, tflite.PIPELINES)
+    source = path_of(FLAGS.model)
+    model = load_at(source, FLAGS.scale and int(FLAGS.scale))
+    training = {name: FLAGS[name].value for name in _TRAINING}
     options = Options(
-        height=settings.lr_height,
-        width=settings.lr_width,
-        representative_dir=settings.train_dir[0],
+        height=FLAGS.lr_height,
+        width=FLAGS.lr_width,
+        representative_dir=FLAGS.train_dir[0],
         label=method.replace("+", "-"),
     )
     first = Exporter(model, source, options)
-    tflite.refuse_existing(first, settings.output, pipelines, modes, settings.overwrite)
-    paths = list_folders(settings.train_dir)
+    tflite.refuse_existing(first, FLAGS.output, pipelines, modes, FLAGS.overwrite)
+    paths = list_folders(FLAGS.train_dir)
     tuned, network, ranges = compress(model, method, paths, first.representative, training)
     exporter = Exporter(tuned, source, options, Compressed(network=network, ranges=ranges, baseline=model))
 
@@ -221,11 +219,9 @@ def main(argv):
         check_findings(found, method, training, mode)
         return {**found, "compression": {"method": method, **training}}
 
-    manifests = tflite.export(
-        exporter, settings.output, pipelines, modes, settings.test_dir, settings.overwrite, inspect
-    )
+    manifests = tflite.export(exporter, FLAGS.output, pipelines, modes, FLAGS.data_dir, FLAGS.overwrite, inspect)
     for manifest in manifests:
-        path = os.path.join(settings.output, manifest["model"]["file"])
+        path = os.path.join(FLAGS.output, manifest["model"]["file"])
         print(
             f"{path}: {manifest['model']['bytes']} bytes, gzip {manifest['gzip_bytes']}, "
             f"{manifest['sparsity']:.1%} zeros, up to {max(manifest['unique_weights'].values())} different weights"
@@ -233,5 +229,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    define_flags()
-    errors.run(main)
+    commands.run(main, define_flags)

@@ -13,7 +13,9 @@ import skimage
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
-from drcn_keras import errors
+from drcn_keras import commands
+from drcn_keras.commands import FLAGS
+from drcn_keras.errors import UserError
 from drcn_keras.image import luma
 from drcn_keras.metrics import measured_psnr
 
@@ -35,9 +37,6 @@ PHOTOGRAPHS = {
 SHOWN = "astronaut.png"
 CROP = (190, 60, 270, 140)  # Left, top, right, bottom: the astronaut's eyes.
 SCALE = 2
-
-flags.DEFINE_string("output", "demo", "folder for everything the demo makes; replaced")
-flags.DEFINE_string("flagfile_path", "drcn_keras/flagfiles/quickstart.cfg", "training flags")
 
 
 def demo(output, flagfile):
@@ -107,12 +106,17 @@ def _run(module, *arguments):
     command = [sys.executable, "-m", f"drcn_keras.{module}", *arguments]
     print("\n$ python " + " ".join(command[1:]), flush=True)
     if subprocess.run(command).returncode:
-        raise errors.UserError(f"drcn_keras.{module} failed; its message stands above.")
+        raise UserError(f"drcn_keras.{module} failed; its message stands above.")
+
+
+def define_flags():
+    flags.DEFINE_string("output", "demo", "folder for everything the demo makes; replaced")
+    flags.DEFINE_string("flagfile_path", "drcn_keras/flagfiles/quickstart.cfg", "training flags")
 
 
 def main(argv):
-    demo(flags.FLAGS.output, flags.FLAGS.flagfile_path)
+    demo(FLAGS.output, FLAGS.flagfile_path)
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    commands.run(main, define_flags)

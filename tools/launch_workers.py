@@ -14,10 +14,9 @@ import sys
 
 from absl import flags
 
-from drcn_keras import errors
+from drcn_keras import commands
+from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
-
-flags.DEFINE_integer("workers", 2, "processes to start; worker 0 is the chief")
 
 
 def launch(count, arguments):
@@ -55,13 +54,17 @@ def _free_ports(count):
     return ports
 
 
+def define_flags():
+    flags.DEFINE_integer("workers", 2, "processes to start; worker 0 is the chief")
+
+
 def main(argv):
-    if flags.FLAGS.workers < 1:
-        raise UserError(f"--workers must be at least 1; received {flags.FLAGS.workers}.")
-    codes = launch(flags.FLAGS.workers, argv[1:])
+    if FLAGS.workers < 1:
+        raise UserError(f"--workers must be at least 1; received {FLAGS.workers}.")
+    codes = launch(FLAGS.workers, argv[1:])
     if any(codes):
         raise UserError(f"workers ended with exit codes {codes}; expected 0 of each.")
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    commands.run(main, define_flags)

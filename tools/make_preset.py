@@ -8,16 +8,11 @@ import os
 
 from absl import flags
 
-from drcn_keras import card, errors
+from drcn_keras import card, commands
+from drcn_keras.commands import FLAGS
 from drcn_keras.evaluation import evaluate
 from drcn_keras.model import DRCN
 from drcn_keras.presets import load
-
-flags.DEFINE_string("run", None, "a --model_dir of drcn_keras.train", required=True)
-flags.DEFINE_string("name", None, "the preset's name, e.g. mobile-x2", required=True)
-flags.DEFINE_string("command", None, "the command that trained it", required=True)
-flags.DEFINE_list("data_dir", None, "benchmark folders to measure it on", required=True)
-flags.DEFINE_string("output", os.path.join("drcn_keras", "weights"), "folder for the two files")
 
 
 def make_preset(run, name, command, data_dir, output):
@@ -37,10 +32,17 @@ def make_preset(run, name, command, data_dir, output):
     card.write(path, made)
 
 
+def define_flags():
+    flags.DEFINE_string("run", None, "a --model_dir of drcn_keras.train", required=True)
+    flags.DEFINE_string("name", None, "the preset's name, e.g. mobile-x2", required=True)
+    flags.DEFINE_string("command", None, "the command that trained it", required=True)
+    flags.DEFINE_list("data_dir", None, "benchmark folders to measure it on", required=True)
+    flags.DEFINE_string("output", os.path.join("drcn_keras", "weights"), "folder for the two files")
+
+
 def main(argv):
-    given = flags.FLAGS
-    make_preset(given.run, given.name, given.command, given.data_dir, given.output)
+    make_preset(FLAGS.run, FLAGS.name, FLAGS.command, FLAGS.data_dir, FLAGS.output)
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    commands.run(main, define_flags)

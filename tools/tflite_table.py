@@ -1,6 +1,6 @@
 """Exports a model in every mode, measures each file, prints the README's table.
 
-python tools/tflite_table.py --model=best.keras --train_dir=T91 --test_dirs=Set5,Set14 --int8_test_dirs=B100
+python tools/tflite_table.py --model=best.keras --train_dir=T91 --data_dir=Set5,Set14 --int8_data_dir=B100
 """
 
 import json
@@ -14,15 +14,16 @@ import compress
 import numpy as np
 from absl import flags, logging
 
-from drcn_keras import errors
+from drcn_keras import commands
 from drcn_keras.card import path_of
-from drcn_keras.commands import load_at
+from drcn_keras.commands import FLAGS
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
 from drcn_keras.export import manifest as manifests
 from drcn_keras.export import runner, tflite
 from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.files import write_atomically
+from drcn_keras.inputs import load_at
 
 TARGETS = {"float16": 0.001, "dynamic": 0.005, "int8": 0.03, "int8 (QAT)": 0.02}
 THREADS = (1, 2)
@@ -31,7 +32,7 @@ MODES = ("float32", "float16", "dynamic", "int8", "int8 (QAT)", "int16x8")
 ROUNDS = 15
 
 
-def measure(exporter, modes, output, train_dirs, test_dirs, int8_test_dirs, training):
+def measure(exporter, modes, output, train_dirs, data_dir, int8_data_dir, training):
     """Exports and measures.
 
     Args:
@@ -40,7 +41,7 @@ def measure(exporter, modes, output, train_dirs, test_dirs, int8_test_dirs, trai
         output: folder for the files, replaced when they exist, and for results.json. Rows that stand there for the
             same model and are not of `modes` are kept.
         train_dirs: folders of training photographs for QAT.
-        test_dirs: folders measured in every mode; int8_test_dirs: in the int8 modes only.
+        data_dir: folders measured in every mode; int8_data_dir: in the int8 modes only.
         training: settings of `compress.compress` for QAT.
 
     Raises:
@@ -61,7 +62,7 @@ def measure(exporter, modes, output, train_dirs, test_dirs, int8_test_dirs, trai
         row |= {"mode": mode, "file": manifest["model"]["file"], "bytes": manifest["model"]["bytes"]}
         with open(os.path.join(output, row["file"]), "rb") as file:
             content = file.read()
-        folders = [*test_dirs, *(int8_test_dirs if mode.startswith("int8") else [])]
+        folders = [*data_dir, *(int8_data_dir if mode.startswith("int8") else [])]
         row["tests"] = [exporter.test_set(folder).measure(content) for folder in folders]
         rows[mode] = row
         _save(output, rows)
@@ -147,31 +148,27 @@ def define_flags():
     flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
     flags.DEFINE_string("output", "tflite_table", "folder that the files and results.json are written to")
     flags.DEFINE_list("train_dir", None, "folders of training photographs; calibration takes the first", required=True)
-    flags.DEFINE_list("test_dirs", None, "folders measured in every mode", required=True)
-    flags.DEFINE_list("int8_test_dirs", [], "folders measured in the int8 modes only")
+    flags.DEFINE_list("data_dir", None, "folders measured in every mode", required=True)
+    flags.DEFINE_list("int8_data_dir", [], "folders measured in the int8 modes only")
     flags.DEFINE_list("mode", list(MODES), "what to measure anew; other rows of --output are kept")
     flags.DEFINE_integer("qat_steps", 1000, "steps of quantisation-aware training", lower_bound=1)
     flags.DEFINE_float("qat_learning_rate", 1e-4, "of its first step", lower_bound=1e-9)
 
 
 def main(argv):
-    errors.refuse_arguments(argv)
-    settings = flags.FLAGS
-    if not settings["verbosity"].present:
+    commands.refuse_arguments(argv)
+    if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
-    training = {"steps": settings.qat_steps, "learning_rate": settings.qat_learning_rate, "alpha_start": 0.1}
+    training = {"steps": FLAGS.qat_steps, "learning_rate": FLAGS.qat_learning_rate, "alpha_start": 0.1}
     training |= {"batch_size": 16, "patch_size": 41, "stride": 21, "seed": 0}
-    source = path_of(settings.model)
-    options = Options(representative_dir=settings.train_dir[0])
-    exporter = Exporter(load_at(source, settings.scale and int(settings.scale)), source, options)
-    modes = tflite.known("mode", settings.mode, MODES)
-    os.makedirs(settings.output, exist_ok=True)
-    rows = measure(
-        exporter, modes, settings.output, settings.train_dir, settings.test_dirs, settings.int8_test_dirs, training
-    )
+    source = path_of(FLAGS.model)
+    options = Options(representative_dir=FLAGS.train_dir[0])
+    exporter = Exporter(load_at(source, FLAGS.scale and int(FLAGS.scale)), source, options)
+    modes = tflite.known("mode", FLAGS.mode, MODES)
+    os.makedirs(FLAGS.output, exist_ok=True)
+    rows = measure(exporter, modes, FLAGS.output, FLAGS.train_dir, FLAGS.data_dir, FLAGS.int8_data_dir, training)
     print(markdown(rows))
 
 
 if __name__ == "__main__":
-    define_flags()
-    errors.run(main)
+    commands.run(main, define_flags)

@@ -12,11 +12,12 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from drcn_keras import errors
-from drcn_keras.commands import load_at
+from drcn_keras import commands
+from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.export import server_graph, warmup
 from drcn_keras.files import sync
+from drcn_keras.inputs import load_at
 
 TOLERANCE = 1e-5
 _SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
@@ -130,23 +131,21 @@ def _finish(folder):
 
 
 def _sizes(texts):
-    matches = [_SIZE.fullmatch(text) for text in texts]
-    if not matches or not all(matches):
+    matches = [match for text in texts if (match := _SIZE.fullmatch(text))]
+    if not matches or len(matches) < len(texts):
         raise UserError(f"--warmup_sizes must be HEIGHTxWIDTH, comma-separated; received {','.join(texts)!r}.")
     return [(int(match[1]), int(match[2])) for match in matches]
 
 
 def main(argv):
-    errors.refuse_arguments(argv)
-    settings = flags.FLAGS
-    sizes = _sizes(settings.warmup_sizes)
-    model = load_at(settings.model, settings.scale and int(settings.scale))
-    folder = export(model, settings.output, settings.version, settings.max_pixels, settings.tile, sizes)
+    commands.refuse_arguments(argv)
+    sizes = _sizes(FLAGS.warmup_sizes)
+    model = load_at(FLAGS.model, FLAGS.scale and int(FLAGS.scale))
+    folder = export(model, FLAGS.output, FLAGS.version, FLAGS.max_pixels, FLAGS.tile, sizes)
     print(folder)
 
 
-def run():
-    """The command."""
+def define_flags():
     flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
     flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
     flags.DEFINE_string("output", None, "folder of the numbered versions that a server polls", required=True)
@@ -154,7 +153,11 @@ def run():
     flags.DEFINE_integer("max_pixels", 2**24, "most low-resolution pixels in one request", lower_bound=1)
     flags.DEFINE_integer("tile", 256, "side in output pixels of the windows computed at once", lower_bound=1)
     flags.DEFINE_list("warmup_sizes", "64x64,256x256", "HEIGHTxWIDTH of warm-up images, low-resolution pixels")
-    errors.run(main)
+
+
+def run():
+    """The command."""
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

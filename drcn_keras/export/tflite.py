@@ -16,15 +16,16 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from drcn_keras import errors
+from drcn_keras import commands
 from drcn_keras.card import path_of
-from drcn_keras.commands import load_at
+from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.export import quantize, runner
 from drcn_keras.export.exporter import Exporter, Options
 from drcn_keras.export.limits import required_psnr
 from drcn_keras.export.manifest import describe
 from drcn_keras.files import write_atomically
+from drcn_keras.inputs import load_at
 
 PIPELINES = ("luma", "rgb")
 
@@ -139,30 +140,28 @@ def known(name, values, choices):
 
 
 def main(argv):
-    errors.refuse_arguments(argv)
-    settings = flags.FLAGS
-    if not settings["verbosity"].present:
+    commands.refuse_arguments(argv)
+    if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)  # TensorFlow tells how it writes SavedModels.
-    modes = known("mode", settings.mode, quantize.MODES)
-    pipelines = known("pipeline", settings.pipeline, PIPELINES)
+    modes = known("mode", FLAGS.mode, quantize.MODES)
+    pipelines = known("pipeline", FLAGS.pipeline, PIPELINES)
     options = Options(
-        height=settings.lr_height,
-        width=settings.lr_width,
-        dynamic_shape=settings.dynamic_shape,
-        representative_dir=settings.representative_dir,
-        rgb_dtype=settings.rgb_dtype,
+        height=FLAGS.lr_height,
+        width=FLAGS.lr_width,
+        dynamic_shape=FLAGS.dynamic_shape,
+        representative_dir=FLAGS.representative_dir,
+        rgb_dtype=FLAGS.rgb_dtype,
     )
-    model = load_at(settings.model, settings.scale and int(settings.scale))
-    exporter = Exporter(model, path_of(settings.model), options)
-    manifests = export(exporter, settings.output, pipelines, modes, settings.test_dir, settings.overwrite)
+    model = load_at(FLAGS.model, FLAGS.scale and int(FLAGS.scale))
+    exporter = Exporter(model, path_of(FLAGS.model), options)
+    manifests = export(exporter, FLAGS.output, pipelines, modes, FLAGS.test_dir, FLAGS.overwrite)
     for manifest in manifests:
-        print(os.path.join(settings.output, manifest["model"]["file"]))
+        print(os.path.join(FLAGS.output, manifest["model"]["file"]))
 
 
 def run():
     """The command."""
-    define_flags()
-    errors.run(main)
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

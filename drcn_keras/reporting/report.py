@@ -1,6 +1,6 @@
 """One HTML file that shows what models reach: tables, pictures, studies, learning curves; it needs no network.
 
-drcn-report --models=A.keras,B.keras --data_dir=Set5,Set14 --output=DIR
+drcn-report --model=A.keras,B.keras --data_dir=Set5,Set14 --output=DIR
 
 The page carries crops of the images in --data_dir: publish it only where those images may be published.
 """
@@ -24,8 +24,8 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 import drcn_keras
-from drcn_keras import card, errors, image, image_files
-from drcn_keras.commands import prepare_tensorflow
+from drcn_keras import card, commands, image, image_files
+from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.files import make_folder, write_atomically
 from drcn_keras.metrics import eight_bit
@@ -303,7 +303,7 @@ def _uri(kind, data):
 def _studies(folder):
     """The studies that stand in a folder, for the page."""
     if not os.path.isdir(folder):
-        raise UserError(f"--studies: no folder at {folder}.")
+        raise UserError(f"`studies`: no folder at {folder}.")
     shown = []
     for name, title in STUDY_TITLES.items():
         path = os.path.join(folder, name)
@@ -315,7 +315,7 @@ def _studies(folder):
             files = {"image": _uri("image/png", picture.read()), "table": _uri("text/csv", table.read())}
         shown.append({"name": name, "title": title, "caption": study["caption"], "command": study["command"], **files})
     if not shown:
-        raise UserError(f"--studies: {folder} holds no study; drcn-study writes them.")
+        raise UserError(f"`studies`: {folder} holds no study; drcn-study writes them.")
     return shown
 
 
@@ -326,9 +326,9 @@ def _curve(run):
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
-        raise UserError(f"--runs: no log.csv in {run}; expected a folder that drcn_keras.train wrote.") from error
+        raise UserError(f"`runs`: no log.csv in {run}; expected a folder that drcn_keras.train wrote.") from error
     if not rows or not {"epoch", "loss", "val_psnr", "val_bicubic"} <= rows[0].keys():
-        raise UserError(f"--runs: {path} is not a log of drcn_keras.train with an epoch in it.")
+        raise UserError(f"`runs`: {path} is not a log of drcn_keras.train with an epoch in it.")
     title = os.path.basename(os.path.normpath(run))
     return {"title": title, "image": _uri("image/png", plots.png(plots.learning_curve(title, rows)))}
 
@@ -377,7 +377,7 @@ def _check_folders(data_dirs):
         image_files.list_images(folder)
     names = [os.path.basename(os.path.abspath(folder)) for folder in data_dirs]
     if len(set(names)) < len(names):
-        raise UserError(f"--data_dir: two folders have one name: {', '.join(names)}.")
+        raise UserError(f"`data_dirs`: two folders have one name: {', '.join(names)}.")
 
 
 def _check_replaceable(path):
@@ -386,7 +386,7 @@ def _check_replaceable(path):
     if os.path.exists(path):
         with open(path, "rb") as file:
             if GENERATOR.encode() not in file.read(1000):
-                raise UserError(f"{path} exists and is no report of this tool; choose another --output.")
+                raise UserError(f"{path} exists and is no report of this tool; choose another `output`.")
 
 
 def _template():
@@ -399,29 +399,24 @@ def _template():
 
 def define_flags():
     """Defines this tool's flags."""
-    flags.DEFINE_list("models", [], "trained models or preset names, separated by commas")
+    flags.DEFINE_list("model", [], "trained models or preset names, separated by commas")
     flags.DEFINE_list("data_dir", [], "folders of test images, separated by commas")
     flags.DEFINE_string("output", "", f"folder for {FILE_NAME}")
     flags.DEFINE_string("studies", "", "folder that drcn-study wrote to")
     flags.DEFINE_list("runs", [], "folders of trainings whose learning curves to show, separated by commas")
+    commands.require("model", "data_dir", "output")
 
 
 def main(argv):
-    values = flags.FLAGS
-    errors.refuse_arguments(argv)
-    for name in ("models", "data_dir", "output"):
-        if not values[name].value:
-            raise UserError(f"--{name} is required.")
+    commands.refuse_arguments(argv)
     command = shlex.join(["drcn-report", *sys.argv[1:]])
-    path = report(values.models, values.data_dir, values.output, values.studies, values.runs, command)
+    path = report(FLAGS.model, FLAGS.data_dir, FLAGS.output, FLAGS.studies, FLAGS.runs, command)
     print(f"{path} written: open it in a browser")
 
 
 def run():
     """The command `drcn-report`."""
-    prepare_tensorflow()
-    define_flags()
-    errors.run(main)
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

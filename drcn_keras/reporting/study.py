@@ -1,8 +1,8 @@
 """The paper's studies on networks of any size: a plot, its numbers and the command that made them.
 
 drcn-study recursions --flagfile=FLAGS --train_dir=T91 --data_dir=Set5 --output=DIR
-drcn-study ensemble --models=A.keras,B.keras --data_dir=Set5 --output=DIR
-drcn-study weights --models=A.keras,B.keras --output=DIR
+drcn-study ensemble --model=A.keras,B.keras --data_dir=Set5 --output=DIR
+drcn-study weights --model=A.keras,B.keras --output=DIR
 
 Every flag of drcn_keras.train is a flag here too, for the networks that a study trains. Running a command again goes
 on with a training that was broken off.
@@ -23,8 +23,8 @@ import sys
 from absl import flags
 
 import drcn_keras
-from drcn_keras import card, errors, train
-from drcn_keras.commands import prepare_tensorflow
+from drcn_keras import card, commands, errors, train
+from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.files import make_folder, write_atomically
 from drcn_keras.image_files import list_images
@@ -190,42 +190,41 @@ def define_flags():
     flags.DEFINE_string("output", "", "folder for the plot, the CSV and the JSON; trainings go to its subfolder runs/")
     flags.DEFINE_list("data_dir", [], "folders of test images, separated by commas")
     flags.DEFINE_list(
-        "models", [], "ensemble, weights: trained models, separated by commas; none: train one with the training flags"
+        "model", [], "ensemble, weights: trained models, separated by commas; none: train one with the training flags"
     )
     flags.DEFINE_list("depths", PAPER_DEPTHS, "recursions: the numbers of recursions D to train")
     train.define_flags()
+    commands.require("output")
 
 
 def main(argv):
     if len(argv) != 2 or argv[1] not in STUDIES:
         raise UserError(f"expected one study of {', '.join(STUDIES)}; received {' '.join(argv[1:]) or 'none'}.")
-    study, values = argv[1], flags.FLAGS
+    study = argv[1]
     training = _training_flags()
-    if not values.output:
-        raise UserError("--output is required.")
-    if study != "weights" and not values.data_dir:
+    if study != "weights" and not FLAGS.data_dir:
         raise UserError("--data_dir is required: folders of test images.")
-    for folder in values.data_dir:
+    for folder in FLAGS.data_dir:
         list_images(folder)
-    if values.models and (training or study == "recursions"):
-        raise UserError("--models are trained already; they go with ensemble and weights, and without training flags.")
-    if not values.models and not values.train_dir:
-        raise UserError("expected --models, or --train_dir and the flags of a training; received neither.")
-    depths = _depths(values.depths)
-    make_folder(values.output)
+    if FLAGS.model and (training or study == "recursions"):
+        raise UserError("--model is trained already; it goes with ensemble and weights, and without training flags.")
+    if not FLAGS.model and not FLAGS.train_dir:
+        raise UserError("expected --model, or --train_dir and the flags of a training; received neither.")
+    depths = _depths(FLAGS.depths)
+    make_folder(FLAGS.output)
     if study == "recursions":
-        recursions(values.output, values.data_dir, depths, training)
+        recursions(FLAGS.output, FLAGS.data_dir, depths, training)
         return
-    models = values.models or [_train(os.path.join(values.output, "runs", "model"), training)]
+    models = FLAGS.model or [_train(os.path.join(FLAGS.output, "runs", "model"), training)]
     if study == "ensemble":
-        ensemble(values.output, values.data_dir, models)
+        ensemble(FLAGS.output, FLAGS.data_dir, models)
     else:
-        weights(values.output, models)
+        weights(FLAGS.output, models)
 
 
 def _training_flags():
     """The training flags that were given, here or in a flagfile, as arguments for drcn_keras.train."""
-    given = [flags.FLAGS[field.name] for field in dataclasses.fields(Settings) if flags.FLAGS[field.name].present]
+    given = [FLAGS[field.name] for field in dataclasses.fields(Settings) if FLAGS[field.name].present]
     if any(flag.name == "model_dir" for flag in given):
         raise UserError("--model_dir is not for a study: its trainings go to --output.")
     return [argument for flag in given for argument in flag.serialize().split("\n")]
@@ -239,9 +238,7 @@ def _depths(texts):
 
 def run():
     """The command `drcn-study`."""
-    prepare_tensorflow()
-    define_flags()
-    errors.run(main)
+    commands.run(main, define_flags)
 
 
 if __name__ == "__main__":

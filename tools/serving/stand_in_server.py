@@ -30,7 +30,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from drcn_keras import errors
+from drcn_keras import commands
+from drcn_keras.commands import FLAGS
+from drcn_keras.errors import UserError
 from drcn_keras.export import warmup
 
 HOST = "127.0.0.1"
@@ -69,7 +71,7 @@ class Servable:
     def __init__(self, name, base_path):
         versions = [int(entry) for entry in os.listdir(base_path) if entry.isdigit()]
         if not versions:
-            raise errors.UserError(f"{base_path}: expected folders named by version numbers, as 1; there is none.")
+            raise UserError(f"{base_path}: expected folders named by version numbers, as 1; there is none.")
         self.name = name
         self.version = max(versions)
         path = os.path.join(base_path, str(self.version))
@@ -350,7 +352,7 @@ def serve(servable, port, rest_api_port, channel_arguments=()):
         rest_server = ThreadingHTTPServer((HOST, rest_api_port), _RestHandler)
         port = grpc_server.add_insecure_port(f"{HOST}:{port}")
     except (OSError, RuntimeError) as error:
-        raise errors.UserError(f"ports {port} and {rest_api_port} on {HOST} must be free: {error}") from error
+        raise UserError(f"ports {port} and {rest_api_port} on {HOST} must be free: {error}") from error
     rest_server.servable = servable
     rest_server.daemon_threads = True
     grpc_server.start()
@@ -368,21 +370,24 @@ def serve(servable, port, rest_api_port, channel_arguments=()):
     grpc_server.stop(grace=5).wait()
 
 
-def main(argv):
-    errors.refuse_arguments(argv)
-    arguments = []
-    for pair in flags.FLAGS.grpc_channel_arguments.split(","):
-        name, _, value = pair.partition("=")
-        if name:
-            arguments.append((name, int(value) if re.fullmatch(r"-?\d+", value) else value))
-    servable = Servable(flags.FLAGS.model_name, flags.FLAGS.model_base_path)
-    serve(servable, flags.FLAGS.port, flags.FLAGS.rest_api_port, arguments)
-
-
-if __name__ == "__main__":
+def define_flags():
     flags.DEFINE_integer("port", 8500, "port of gRPC on 127.0.0.1; 0 takes a free one")
     flags.DEFINE_integer("rest_api_port", 8501, "port of REST on 127.0.0.1; 0 takes a free one")
     flags.DEFINE_string("model_name", "drcn", "the model's name in requests")
     flags.DEFINE_string("model_base_path", None, "folder of numbered SavedModels", required=True)
     flags.DEFINE_string("grpc_channel_arguments", "", "as grpc.max_receive_message_length=1000000, comma-separated")
-    errors.run(main)
+
+
+def main(argv):
+    commands.refuse_arguments(argv)
+    arguments = []
+    for pair in FLAGS.grpc_channel_arguments.split(","):
+        name, _, value = pair.partition("=")
+        if name:
+            arguments.append((name, int(value) if re.fullmatch(r"-?\d+", value) else value))
+    servable = Servable(FLAGS.model_name, FLAGS.model_base_path)
+    serve(servable, FLAGS.port, FLAGS.rest_api_port, arguments)
+
+
+if __name__ == "__main__":
+    commands.run(main, define_flags)

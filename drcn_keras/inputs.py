@@ -1,0 +1,69 @@
+"""What the functions make of what they are given: the model, its scales, the tile, images that are left out."""
+
+import os
+import sys
+
+from absl import logging
+from tqdm import tqdm
+
+from drcn_keras import errors
+from drcn_keras.errors import ArgumentError
+from drcn_keras.image import SCALES
+
+
+def warn_skipped(reason):
+    """Says on standard error, above the progress bar, which image is left out and why."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        logging.warning("skipped: %s", reason)
+
+
+def check_scales(scales):
+    """Raises ArgumentError unless `scales` are enlargements that the field measures: 2, 3 and 4."""
+    for scale in scales:
+        if scale not in SCALES:
+            raise ArgumentError(f"`scale` must be 2, 3 or 4; received {scale}.")
+
+
+def load_for(model, scales=()):
+    """The DRCN that `model` is or names. Raises ArgumentError where it is for other scales than `scales`."""
+    network = loaded(model)
+    for scale in scales:
+        if scale not in network.scales:
+            known = " and ".join(f"x{scale}" for scale in network.scales)
+            raise ArgumentError(f"`scale={scale}`, but the model's weights are for {known}: {model}.")
+    return network
+
+
+def load_at(model, scale=None):
+    """The DRCN that `model` is or names, for one scale: an export's, which has no other.
+
+    Args:
+        model: a `DRCN`, or what `drcn_keras.load` takes.
+        scale: 2, 3 or 4; None: the model's only one.
+
+    Raises:
+        ArgumentError: it is for other scales, or for several and `scale` is None.
+    """
+    network = load_for(model, () if scale is None else (scale,))
+    if scale is None and network.scale is None:
+        raise ArgumentError(f"`scale` is required, one of {network.scales}, for a model of several scales: {model}.")
+    return network.at(scale or network.scale)
+
+
+def loaded(model):
+    """The DRCN that `model` is, or that `drcn_keras.load` finds under it."""
+    if not isinstance(model, (str, os.PathLike)):
+        return model
+    with errors.tensorflow_notices_hidden():
+        import keras
+
+        keras.ops.zeros(1)
+    from drcn_keras.presets import load
+
+    return load(os.fspath(model))
+
+
+def check_tile(tile, model):
+    """Raises ArgumentError where `tile`, not None, has no room beside the model's halo."""
+    if tile is not None and tile <= 2 * model.halo:
+        raise ArgumentError(f"`tile` must be more than {2 * model.halo}, twice the model's halo; received {tile}.")
