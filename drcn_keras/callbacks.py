@@ -202,7 +202,7 @@ class NonFiniteGuard(keras.callbacks.Callback):
         rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         raise UserError(
             f"{what} at step {self.step} with learning rate {rate:g}; clip the gradient (`clip_norm`) or lower "
-            "learning_rate. Checkpoints written before are kept."
+            "`learning_rate`. Checkpoints written before are kept."
         )
 
 

@@ -155,7 +155,7 @@ def test_names_of_models():
 
 def test_wrong_input_gets_one_line(crops, tmp_path):
     commands = {
-        "received depth": ["depth"],
+        "received depth": ["depth", f"--output={tmp_path}/o"],
         "--output is required": ["weights", "--model=a.keras"],
         "no image in this folder": ["ensemble", "--model=a.keras", f"--data_dir={tmp_path}", f"--output={tmp_path}/o"],
         "--model, or --train_dir": ["weights", f"--output={tmp_path}/o"],

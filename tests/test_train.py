@@ -198,7 +198,7 @@ def test_a_checkpoint_from_before_a_setting_existed_had_its_default(finished, ti
     identity = {**trainer._identity(tiny(finished)), "images": 5}
     saved = {name: value for name, value in identity.items() if name not in ("clip_norm", "images")}
     assert trainer._contradiction(identity, saved) is None
-    assert "clip_norm=1.0 contradicts" in trainer._contradiction({**identity, "clip_norm": 1.0}, saved)
+    assert "`clip_norm=1.0` contradicts" in trainer._contradiction({**identity, "clip_norm": 1.0}, saved)
 
 
 def test_fresh_starts_over(tiny, tmp_path):
