@@ -114,9 +114,7 @@ def data_sets(data_dir: _Folders, lr_dir: _Folders | None = None, recursive: boo
     folders = _listed(data_dir)
     lr_folders = _listed(lr_dir) or [None] * len(folders)
     if len(lr_folders) != len(folders):
-        raise ArgumentError(
-            f"`lr_dir` must have a folder for each of {len(folders)} in `data_dir`; has {len(lr_folders)}."
-        )
+        raise ArgumentError(f"`lr_dir` must name as many folders as `data_dir`, {len(folders)}; has {len(lr_folders)}.")
     sets = []
     for folder, lr_folder in zip(folders, lr_folders, strict=True):
         for inner in image_folders(folder) if recursive else [folder]:

@@ -82,7 +82,7 @@ def test_a_size_that_does_not_fit_is_refused_before_anything_is_measured(random_
     (hr / "0802.png").unlink()
     (result,) = evaluate("bicubic", hr, 2, lr_dir=lr)["results"]
     assert [image["name"] for image in result["images"]] == ["0801.png"]
-    with pytest.raises(UserError, match="lr_dir must have a folder for each of 1 in data_dir; has 2"):
+    with pytest.raises(UserError, match="`lr_dir` must name as many folders as `data_dir`, 1; has 2"):
         evaluate("bicubic", hr, 2, lr_dir=[lr, lr])
 
 

@@ -345,7 +345,7 @@ def test_a_network_of_several_scales_is_exported_for_one(tmp_path):
     from drcn_keras.inputs import load_at
 
     several = small_model(scale=(2, 3))
-    with pytest.raises(UserError, match=r"--scale is required, one of \(2, 3\)"):
+    with pytest.raises(UserError, match=r"`scale` is required, one of \(2, 3\)"):
         load_at(several)
     with pytest.raises(UserError, match="weights are for x2 and x3"):
         load_at(several, 4)

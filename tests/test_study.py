@@ -160,7 +160,7 @@ def test_wrong_input_gets_one_line(crops, tmp_path):
         "no image in this folder": ["ensemble", "--model=a.keras", f"--data_dir={tmp_path}", f"--output={tmp_path}/o"],
         "--model, or --train_dir": ["weights", f"--output={tmp_path}/o"],
         "received '1,x'": ["recursions", f"--train_dir={crops}", f"--data_dir={crops}", "--depths=1,x"],
-        "go with ensemble and weights": ["weights", "--model=a.keras", f"--output={tmp_path}/o", "--filters=3"],
+        "goes with ensemble and weights": ["weights", "--model=a.keras", f"--output={tmp_path}/o", "--filters=3"],
     }
     commands["received '1,x'"].append(f"--output={tmp_path}/o")
     tool = [sys.executable, "-m", "drcn_keras.reporting.study"]

@@ -127,7 +127,7 @@ def define_flags(values=flags.FLAGS):
     define("bool", "dynamic_shape", False, "let the file take any size, for runtimes that resize")
     define("enum", "rgb_dtype", "uint8", ["uint8", "float32"], "ends of the rgb pipeline; browsers want float32")
     define("string", "representative_dir", "", "training photographs; int8 and int16x8 need them")
-    define("string", "test_dir", "", "original photographs to measure the luma files on")
+    define("string", "data_dir", "", "original photographs to measure the luma files on")
     define("bool", "overwrite", False, "replace files that exist")
 
 
@@ -154,7 +154,7 @@ def main(argv):
     )
     model = load_at(FLAGS.model, FLAGS.scale and int(FLAGS.scale))
     exporter = Exporter(model, path_of(FLAGS.model), options)
-    manifests = export(exporter, FLAGS.output, pipelines, modes, FLAGS.test_dir, FLAGS.overwrite)
+    manifests = export(exporter, FLAGS.output, pipelines, modes, FLAGS.data_dir, FLAGS.overwrite)
     for manifest in manifests:
         print(os.path.join(FLAGS.output, manifest["model"]["file"]))
 
