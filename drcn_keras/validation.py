@@ -96,7 +96,8 @@ class Validation(keras.callbacks.Callback):
             # A model of its own around the same layers: a graph, which keeps no recursion's features for gradients.
             self._network = restoring(compiled(keras.Model(self.model.inputs, self.model.outputs)))
         sr = np.empty(pair.original.shape, np.float32)
-        for window, inner, kept in tiles(*sr.shape[:2], default_tile(self.model, 8), self.model.halo):
+        height, width = sr.shape[:2]
+        for window, inner, kept in tiles(height, width, default_tile(self.model, 8), self.model.halo):
             sr[kept] = self._network(pair.cut(window)[0])[inner]
         return sr
 
