@@ -1,6 +1,5 @@
 """What the commands share: their environment, the flags of one name, and how they end when their input is wrong."""
 
-import contextlib
 import os
 import re
 import sys
@@ -31,15 +30,6 @@ def prepare_tensorflow():
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # Notices about how TensorFlow was built would bury the one line of an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-@contextlib.contextmanager
-def extra(name):
-    """For imports that need the extra `name` of the package. Raises UserError that names it where one is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'drcn_keras[{name}]'.") from error
 
 
 def refuse_arguments(argv):

@@ -21,6 +21,15 @@ class Stopped(Exception):
 
 
 @contextlib.contextmanager
+def extra(name):
+    """For imports that need the extra `name` of the package. Raises UserError where one is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'drcn_keras[{name}]'.") from error
+
+
+@contextlib.contextmanager
 def tensorflow_notices_hidden():
     """TensorFlow writes to standard error how it was built and that there is no GPU; no setting of its own stops it."""
     if "tensorflow" in sys.modules:

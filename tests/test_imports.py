@@ -44,6 +44,7 @@ ORDER = [
     "evaluate",
     "trainer",
     "train",
+    "connections",
     "client",
 ]
 # What the modules above never import, and what each of these packages needs of the others.

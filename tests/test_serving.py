@@ -31,6 +31,7 @@ from PIL import Image  # noqa: E402
 from tensorflow_serving.config import model_server_config_pb2  # noqa: E402
 
 from drcn_keras import client  # noqa: E402
+from drcn_keras.connections import Gone, check_server, connect, retried  # noqa: E402
 from drcn_keras.errors import UserError  # noqa: E402
 
 PHOTOGRAPHS = pathlib.Path(skimage.__file__).parent / "data"
@@ -54,8 +55,8 @@ def running(command, *arguments):
     with subprocess.Popen([*command, *given], env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
         server = Server(f"http://127.0.0.1:{rest_port}", f"grpc://127.0.0.1:{grpc_port}", rest_port, grpc_port, process)
         try:
-            with contextlib.closing(client.connect(server.rest, "drcn")) as connection:
-                client.check_server(connection, retries=14)
+            with contextlib.closing(connect(server.rest, "drcn")) as connection:
+                check_server(connection, retries=14)
             yield server
         finally:
             process.terminate()
@@ -76,7 +77,7 @@ def server(request):
 
 @pytest.fixture(params=["rest", "grpc"])
 def connection(server, request):
-    with contextlib.closing(client.connect(getattr(server, request.param), "drcn", timeout=60)) as connection:
+    with contextlib.closing(connect(getattr(server, request.param), "drcn", timeout=60)) as connection:
         yield connection
 
 
@@ -109,9 +110,9 @@ def test_status_and_signatures(connection):
 def test_a_model_or_version_that_is_not_there(server):
     for name, version in (("other", None), ("drcn", 9)):
         for address in (server.rest, server.grpc):
-            connection = client.connect(address, name, version)
+            connection = connect(address, name, version)
             with contextlib.closing(connection), pytest.raises(UserError, match=r"404|NOT_FOUND"):
-                client.check_server(connection, retries=0)
+                check_server(connection, retries=0)
 
 
 @pytest.mark.parametrize("kind", ["gray", "gray and alpha", "RGB", "RGBA", "16 bit gray", "16 bit RGBA"])
@@ -142,7 +143,7 @@ def test_tiles_put_together_are_the_whole_image(connection, kind):
 def test_many_at_once_each_get_their_own_answer(server):
     """Eight threads, both protocols, refusals in between."""
     sizes = [(9 + index, 30 - index) for index in range(20)]
-    connections = [client.connect(address, "drcn") for address in (server.rest, server.grpc)]
+    connections = [connect(address, "drcn") for address in (server.rest, server.grpc)]
 
     def ask(index):
         if index % 5 == 4:
@@ -161,7 +162,7 @@ def test_many_at_once_each_get_their_own_answer(server):
 
 
 def test_refusals_are_one_sentence_and_not_tried_again(connection, monkeypatch):
-    monkeypatch.setattr(client.time, "sleep", lambda _: pytest.fail("a refusal was tried again"))
+    monkeypatch.setattr("drcn_keras.connections.time.sleep", lambda _: pytest.fail("a refusal was tried again"))
     large = client.encode_png(np.zeros((65, 64), np.uint8))
     png = client.encode_png(photograph(20, 20))
     for contents, sentence in (
@@ -172,14 +173,14 @@ def test_refusals_are_one_sentence_and_not_tried_again(connection, monkeypatch):
         (large, f"at most {MAX_PIXELS}"),
     ):
         with pytest.raises(UserError, match=sentence):
-            client.retried(lambda contents=contents: connection.upscale(contents), retries=3)
+            retried(lambda contents=contents: connection.upscale(contents), retries=3)
     assert client.decode_png(connection.upscale(png)).shape == (40, 40, 3)
 
 
 def test_a_message_that_is_too_long(server):
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
     for address in (server.rest, server.grpc):
-        connection = client.connect(address, "drcn", max_bytes=5_000)
+        connection = connect(address, "drcn", max_bytes=5_000)
         with contextlib.closing(connection), pytest.raises(UserError, match=r"too long.*`max_message_mb`"):
             connection.upscale(client.encode_png(noise))
 
@@ -286,8 +287,8 @@ def breaking_proxy(port, broken):
 def test_a_broken_connection_is_tried_again(server):
     png = client.encode_png(photograph(6, 7))
     with breaking_proxy(server.rest_port, broken=2) as (port, taken):
-        connection = client.connect(f"http://127.0.0.1:{port}", "drcn")
-        answer = client.retried(lambda: connection.upscale(png), retries=3)
+        connection = connect(f"http://127.0.0.1:{port}", "drcn")
+        answer = retried(lambda: connection.upscale(png), retries=3)
         connection.close()
         assert len(taken) >= 3
     assert client.decode_png(answer).shape == (12, 14, 3)
@@ -368,7 +369,7 @@ def test_benchmark_counts_what_goes_wrong():
 
 
 def test_benchmark_against_the_server(server):
-    connections = [client.connect(address, "drcn") for address in (server.rest, server.grpc) * 2]
+    connections = [connect(address, "drcn") for address in (server.rest, server.grpc) * 2]
     png = client.encode_png(photograph(8, 8))
     bad = benchmark_serving.damaged(png)
     result = benchmark_serving.benchmark(connections, [(png, (16, 16))] * 15, bad, server.process.pid)
@@ -382,15 +383,15 @@ def test_a_server_that_is_killed(server):
     """One clear error over either protocol. The last test that needs a server: it ends it."""
     png = client.encode_png(photograph(8, 8))
     with contextlib.ExitStack() as stack:
-        connections = [client.connect(address, "drcn", timeout=20) for address in (server.rest, server.grpc)]
+        connections = [connect(address, "drcn", timeout=20) for address in (server.rest, server.grpc)]
         for connection in connections:
             stack.callback(connection.close)
             connection.upscale(png)
         server.process.kill()
         server.process.wait()
         for connection in connections:
-            with pytest.raises(client.Gone, match="tried 2 times"):
-                client.retried(lambda connection=connection: connection.upscale(png), retries=1)
+            with pytest.raises(Gone, match="tried 2 times"):
+                retried(lambda connection=connection: connection.upscale(png), retries=1)
 
 
 # === The kit for the real server ===

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from drcn_keras import client, commands
 from drcn_keras.commands import FLAGS
+from drcn_keras.connections import check_server, connect
 from drcn_keras.errors import UserError
 
 _REFUSED = re.compile(r": (400|INVALID_ARGUMENT): ")
@@ -28,7 +29,7 @@ def benchmark(connections, good, bad, pid=None):
     """Sends every request once, through as many threads as connections.
 
     Args:
-        connections: list of connections of `drcn_keras.client`, one per client.
+        connections: list of what `drcn_keras.connections.connect` returns, one per client.
         good: list of (PNG bytes, (height, width) of the answer).
         bad: list of bytes that the server must refuse.
         pid: of the server, to watch its memory, or None.
@@ -168,13 +169,13 @@ def main(argv):
             pid, *servers = stack.enter_context(stand_in(FLAGS.model_base_path))
         # Half of the clients on each protocol where both are given.
         connections = [
-            client.connect(servers[index % len(servers)], FLAGS.model_name, timeout=FLAGS.timeout)
+            connect(servers[index % len(servers)], FLAGS.model_name, timeout=FLAGS.timeout)
             for index in range(FLAGS.clients)
         ]
         for connection in connections:
             stack.callback(connection.close)
         for connection in connections[: len(servers)]:
-            client.check_server(connection, retries=8)
+            check_server(connection, retries=8)
         files = photographs(_sizes(FLAGS.sizes))
         # One by one before the clock starts: this also tells the scale.
         shapes = [client.decode_png(connections[0].upscale(file)).shape[:2] for file in files]
