@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Callable
 
 from absl import app, flags
 
@@ -12,7 +13,7 @@ FLAGS = flags.FLAGS
 _FLAGFILES = os.path.join(os.path.dirname(__file__), "flagfiles")
 
 
-def run(main, define_flags):
+def run(main: Callable[[list[str]], object], define_flags: Callable[[], None]) -> None:
     """Runs a command. A `UserError` or an error of the file system ends in one line, not a traceback.
 
     Args:
@@ -24,7 +25,7 @@ def run(main, define_flags):
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
 
 
-def prepare_tensorflow():
+def prepare_tensorflow() -> None:
     """What is set before TensorFlow is imported."""
     # oneDNN halves the time of a small network on CPUs where TensorFlow leaves it off.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -32,24 +33,24 @@ def prepare_tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def refuse_arguments(argv):
+def refuse_arguments(argv: list[str]) -> None:
     """Raises UserError where an absl main was given anything that is no flag."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
 
 
-def require(*names):
+def require(*names: str) -> None:
     """Makes flags required: neither left out nor empty."""
     for name in names:
         flags.register_validator(name, lambda value: value not in (None, "", []), message="is required")
 
 
-def default_model(scale):
+def default_model(scale: float | None) -> str:
     """The preset for an enlargement, or for x2 where it is None."""
     return f"mobile-x{2 if scale is None else int(scale)}"
 
 
-def define_preset_flags():
+def define_preset_flags() -> None:
     """Defines --preset_flags, the flagfiles of the package by name."""
     flags.DEFINE_string("preset_flags", None, f"a flagfile of the package by its name: {', '.join(_flagfiles())}")
 

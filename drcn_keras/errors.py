@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -21,7 +22,7 @@ class Stopped(Exception):
 
 
 @contextlib.contextmanager
-def extra(name):
+def extra(name: str) -> Iterator[None]:
     """For imports that need the extra `name` of the package. Raises UserError where one is missing."""
     try:
         yield
@@ -30,7 +31,7 @@ def extra(name):
 
 
 @contextlib.contextmanager
-def tensorflow_notices_hidden():
+def tensorflow_notices_hidden() -> Iterator[None]:
     """TensorFlow writes to standard error how it was built and that there is no GPU; no setting of its own stops it."""
     if "tensorflow" in sys.modules:
         yield

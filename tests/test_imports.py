@@ -47,28 +47,31 @@ ORDER = [
     "connections",
     "client",
 ]
-# What the modules above never import, and what each of these packages needs of the others.
-APART = {"export": set(), "reporting": set()}
-# The package that writes models for others.
-EXPORT_ORDER = [
-    "names",
-    "runner",
-    "flatbuffer",
-    "quantize",
-    "pipeline",
-    "tune",
-    "samples",
-    "fidelity",
-    "limits",
-    "manifest",
-    "exporter",
-    "tflite",
-    "server_images",
-    "server_graph",
-    "warmup",
-    "saved_model",
-]
-EXPORT = ROOT / "drcn_keras" / "export"
+# Packages that the core never imports, nor one the other; their modules in the same way.
+APART = {
+    "export": [
+        "names",
+        "runner",
+        "flatbuffer",
+        "quantize",
+        "pipeline",
+        "tune",
+        "samples",
+        "fidelity",
+        "limits",
+        "manifest",
+        "exporter",
+        "tflite",
+        "server_images",
+        "server_graph",
+        "warmup",
+        "saved_model",
+    ],
+    "reporting": ["measured", "tables", "pictures", "plots", "page", "report", "studies", "study"],
+}
+PACKAGE = ROOT / "drcn_keras"
+SOURCES = sorted(path for folder in (PACKAGE, ROOT / "tools") for path in folder.rglob("*.py"))
+PLACES = [("", module) for module in ORDER] + [(home, module) for home, order in APART.items() for module in order]
 
 
 def imported(path):
@@ -90,36 +93,28 @@ def modules(path, package, known):
     return set(parts) & set(known)
 
 
-@pytest.mark.parametrize(("folder", "order"), [(EXPORT.parent, ORDER), (EXPORT, EXPORT_ORDER)])
-def test_every_module_has_its_place(folder, order):
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(order)
+@pytest.mark.parametrize(("home", "order"), [("", ORDER), *APART.items()])
+def test_every_module_has_its_place(home, order):
+    assert {path.stem for path in (PACKAGE / home).glob("*.py")} - {"__init__"} == set(order)
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_imports_run_downward(module):
-    above = set(ORDER[ORDER.index(module) :])
-    assert not modules(EXPORT.parent / f"{module}.py", "drcn_keras", ORDER) & above
+@pytest.mark.parametrize(("home", "module"), PLACES)
+def test_imports_run_downward(home, module):
+    order = APART.get(home, ORDER)
+    name = f"drcn_keras.{home}" if home else "drcn_keras"
+    assert not modules(PACKAGE / home / f"{module}.py", name, order) & set(order[order.index(module) :])
 
 
-@pytest.mark.parametrize("module", EXPORT_ORDER)
-def test_imports_of_export_run_downward(module):
-    above = set(EXPORT_ORDER[EXPORT_ORDER.index(module) :])
-    assert not modules(EXPORT / f"{module}.py", "drcn_keras.export", EXPORT_ORDER) & above
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "drcn_keras").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_packages_apart_are_left_alone(path):
     """The core imports neither the report nor an exporter: it stays light, and trains where their extras are not."""
-    home = path.relative_to(ROOT / "drcn_keras").parts[0]
-    allowed = {home} | APART.get(home, set())
-    assert not {name.split(".")[1] for name in imported(path) if name.startswith("drcn_keras.")} & (
-        set(APART) - allowed
-    )
+    home = path.relative_to(PACKAGE).parts[0]
+    assert not modules(path, "drcn_keras", set(APART)) - {home}
 
 
 def test_nothing_imports_the_tools():
     tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
-    for path in (ROOT / "drcn_keras").rglob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         assert not {name.split(".")[0] for name in imported(path)} & ({"tools", "tests"} | tools), path
 
 
@@ -127,3 +122,14 @@ def test_importing_the_package_loads_neither_keras_nor_tensorflow():
     code = "import sys, drcn_keras; print(sorted({'keras', 'tensorflow', 'jax'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_modules_and_functions_stay_short(path):
+    """350 lines a module, 50 a function without its docstring."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+            assert node.end_lineno - first.lineno + 1 <= 50, node.name

@@ -18,7 +18,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 pytest.importorskip("jinja2", reason="jinja2 fills the report's page: pip install drcn_keras[report]")
 pytest.importorskip("matplotlib", reason="matplotlib draws the learning curves: pip install drcn_keras[report]")
 
-from drcn_keras.reporting import measured, report  # noqa: E402
+from drcn_keras.reporting import measured, pictures, tables  # noqa: E402
+from drcn_keras.reporting.page import report  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -36,8 +37,8 @@ def result(
 
 
 def test_marks_go_by_what_is_printed():
-    assert report.marks([36.54, None, 37.001, 36.996, 30.0], 2) == ["second", "", "best", "best", ""]
-    assert report.marks([None], 2) == [""]
+    assert tables.marks([36.54, None, 37.001, 36.996, 30.0], 2) == ["second", "", "best", "best", ""]
+    assert tables.marks([None], 2) == [""]
 
 
 def test_benchmark_puts_a_family_into_one_column():
@@ -46,7 +47,7 @@ def test_benchmark_puts_a_family_into_one_column():
         result("Set5", 3, "mobile_x3", 33.10, 0.9150),
         result("my photos", 2, "mobile_x2", 31.00, 0.9000),
     ]
-    table = report.benchmark(results, {"mobile_x2": "mobile", "mobile_x3": "mobile"})
+    table = tables.benchmark(results, {"mobile_x2": "mobile", "mobile_x3": "mobile"})
     titles = ["bicubic", "A+", "RFL", "SelfEx", "SRCNN", "DRCN (paper)", "mobile"]
     assert [method.name for method in table["methods"]] == titles
     assert [method.first_ours for method in table["methods"]] == [False] * 6 + [True]
@@ -65,13 +66,13 @@ def test_benchmark_puts_a_family_into_one_column():
 
 
 def test_benchmark_of_unknown_sets_has_no_published_columns():
-    table = report.benchmark([result("my photos")], {"mobile_x2": "mobile"})
+    table = tables.benchmark([result("my photos")], {"mobile_x2": "mobile"})
     assert [method.name for method in table["methods"]] == ["bicubic", "mobile"]
 
 
 def test_every_published_method_has_every_set_and_scale():
     for rows in PUBLISHED.values():
-        assert set(rows) == {"bicubic", *report.OTHERS}
+        assert set(rows) == {"bicubic", *tables.OTHERS}
         assert all(len(values) == 3 for values in rows.values())
         # Larger scales are harder, and DRCN led its table.
         assert all(values[0] > values[1] > values[2] for values in rows.values())
@@ -79,7 +80,7 @@ def test_every_published_method_has_every_set_and_scale():
 
 
 def test_findings_say_what_holds_and_what_does_not():
-    text = " ".join(report.findings([result(psnr=37.0, single=(36.0, 36.9))]))
+    text = " ".join(tables.findings([result(psnr=37.0, single=(36.0, 36.9))]))
     assert "match the published ones" in text
     assert (
         "mobile_x2 reaches 37.00 dB, +3.34 against bicubic, +0.34 against SRCNN as published, -0.63 against DRCN"
@@ -87,9 +88,9 @@ def test_findings_say_what_holds_and_what_does_not():
     )
     assert "holds on average in 1 of 1 measurements" in text
 
-    assert "ensemble" not in " ".join(report.findings([result(single=(36.9,))]))
+    assert "ensemble" not in " ".join(tables.findings([result(single=(36.9,))]))
 
-    text = " ".join(report.findings([result(), result("Set14", psnr=32.5, single=(32.75, 32.0), bicubic=(30.5, 0.8))]))
+    text = " ".join(tables.findings([result(), result("Set14", psnr=32.5, single=(32.75, 32.0), bicubic=(30.5, 0.8))]))
     assert "does not hold in 1 of 2 measurements: mobile_x2 on Set14 x2 (-0.250 dB)" in text
     assert "30.50 dB on Set14 x2, published 30.24" in text
     assert "match the published ones" not in text
@@ -100,42 +101,42 @@ def test_pictures_are_not_only_the_best():
         return [{"psnr": 30.0 + gain, "bicubic_psnr": 30.0} for gain in gains]
 
     group = [{"images": images(1.0, 3.0, -0.5, 2.0, 0.0)}, {"images": images(1.0, 5.0, -0.5, 2.0, 0.0)}]
-    assert report.chosen(group) == [
+    assert pictures.chosen(group) == [
         (1, "largest gain: +4.00 dB"),
         (0, "middle gain: +1.00 dB"),
         (2, "smallest gain: -0.50 dB"),
     ]
-    assert report.chosen([{"images": images(1.0)}]) == [(0, "smallest gain: +1.00 dB")]
+    assert pictures.chosen([{"images": images(1.0)}]) == [(0, "smallest gain: +1.00 dB")]
     exact = {"psnr": float("inf"), "bicubic_psnr": float("inf")}
-    assert report.gain(exact) == 0.0
+    assert tables.gain(exact) == 0.0
 
 
 def test_the_part_shown_is_where_bicubic_errs():
     hr = np.zeros((400, 600, 3), np.uint8)
     bicubic = hr.copy()
     bicubic[250:330, 400:480] = 50
-    (rows, columns), (x, y) = report.hardest_part(hr, bicubic)
+    (rows, columns), (x, y) = pictures.hardest_part(hr, bicubic)
     # 80 pixels of error in the middle of 160.
     assert (rows.start, rows.stop, columns.start, columns.stop) == (210, 370, 360, 520)
     assert (x, y) == (0.5, 0.5)
 
     bicubic = hr.copy()
     bicubic[:80, 520:] = 50
-    (rows, columns), (x, y) = report.hardest_part(hr, bicubic)
+    (rows, columns), (x, y) = pictures.hardest_part(hr, bicubic)
     assert (rows.start, columns.start) == (0, 440)
     assert (x, y) == (1.0, 0.0)
 
-    (rows, columns), _ = report.hardest_part(np.zeros((12, 30), np.uint8), np.ones((12, 30), np.uint8))
+    (rows, columns), _ = pictures.hardest_part(np.zeros((12, 30), np.uint8), np.ones((12, 30), np.uint8))
     assert (rows.stop - rows.start, columns.stop - columns.start) == (12, 12)
 
 
 def test_models_with_one_label_are_told_apart(tmp_path):
-    assert report._names(["a/x/best.keras", "b/x/best.keras", "c.keras"]) == {
+    assert tables.names_of(["a/x/best.keras", "b/x/best.keras", "c.keras"]) == {
         "a/x/best.keras": "a/x/best.keras",
         "b/x/best.keras": "b/x/best.keras",
         "c.keras": "c",
     }
-    assert [report._family(name) for name in ("mobile-x2", "mobile_x4", "night", "x2")] == [
+    assert [tables.family(name) for name in ("mobile-x2", "mobile_x4", "night", "x2")] == [
         "mobile",
         "mobile",
         "night",
@@ -172,7 +173,7 @@ def page(tmp_path_factory, photographs):
     (studies / "weights.json").write_text('{"caption": "F=2 & D=2", "command": "drcn-study weights"}')
     (studies / "weights.csv").write_text("recursion,weight\n1,0.5\n")
     Image.new("RGB", (8, 8), "white").save(studies / "weights.png")
-    path = report.report(models, [str(data)], str(folder / "out"), str(studies), [str(run)], "drcn-report -x")
+    path = report(models, [str(data)], str(folder / "out"), str(studies), [str(run)], "drcn-report -x")
     return pathlib.Path(path), data
 
 
@@ -217,23 +218,23 @@ def test_crops_are_pixels_of_the_files(page):
 def test_a_file_that_is_no_report_is_kept(page, tmp_path):
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(UserError, match="no report of this tool"):
-        report.report(["a.keras"], [str(page[1])], str(tmp_path))
+        report(["a.keras"], [str(page[1])], str(tmp_path))
     assert (tmp_path / "report.html").read_text() == "mine"
 
 
 def test_wrong_folders_are_named_before_anything_is_measured(page, tmp_path):
     data = [str(page[1])]
     with pytest.raises(UserError, match="no image in this folder"):
-        report.report(["a.keras"], [str(tmp_path)], str(tmp_path / "out"))
+        report(["a.keras"], [str(tmp_path)], str(tmp_path / "out"))
     with pytest.raises(UserError, match=r"no log.csv in .*expected a folder that drcn_keras.train wrote"):
-        report.report(["a.keras"], data, str(tmp_path / "out"), runs=[str(tmp_path)])
+        report(["a.keras"], data, str(tmp_path / "out"), runs=[str(tmp_path)])
     with pytest.raises(UserError, match="holds no study"):
-        report.report(["a.keras"], data, str(tmp_path / "out"), studies=str(tmp_path))
+        report(["a.keras"], data, str(tmp_path / "out"), studies=str(tmp_path))
     (tmp_path / "log.csv").write_text("epoch,loss\n")
     with pytest.raises(UserError, match="is not a log of"):
-        report.report(["a.keras"], data, str(tmp_path / "out"), runs=[str(tmp_path)])
+        report(["a.keras"], data, str(tmp_path / "out"), runs=[str(tmp_path)])
     with pytest.raises(UserError, match="two folders have one name"):
-        report.report(["a.keras"], data * 2, str(tmp_path / "out"))
+        report(["a.keras"], data * 2, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -330,9 +331,9 @@ def test_one_network_of_several_scales_is_one_column():
             self.scales = scales
 
     networks = {"drcn-x234": Network(2, 3, 4), "mobile-x2": Network(2), "mobile-x3": Network(3)}
-    assert report._families(networks) == {"drcn-x234": "drcn", "mobile-x2": "mobile", "mobile-x3": "mobile"}
+    assert tables.families(networks) == {"drcn-x234": "drcn", "mobile-x2": "mobile", "mobile-x3": "mobile"}
     clash = {"a-x23": Network(2, 3), "a-x3": Network(3)}
-    assert report._families(clash) == {"a-x23": "a-x23", "a-x3": "a-x3"}
+    assert tables.families(clash) == {"a-x23": "a-x23", "a-x3": "a-x3"}
 
 
 def test_measures_every_scale_of_a_network_with_its_folder(bicubic_drcn, photographs, tmp_path):

@@ -20,7 +20,7 @@ from drcn_keras.card import read
 ROOT = pathlib.Path(__file__).parent.parent
 pytest.importorskip("matplotlib", reason="matplotlib draws the studies: pip install drcn_keras[report]")
 
-from drcn_keras.reporting import measured, study  # noqa: E402
+from drcn_keras.reporting import measured, studies  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_recursions_trains_alike_and_measures(crops, tmp_path, monkeypatch):
         *["--scale=3", "--filters=2", "--patch_size=16", "--batch_size=2", "--holdout=1", "--tensorboard=false"],
         *["--epochs=2", "--steps_per_epoch=2", "--optimizer=adam", "--schedule=cosine", "--clip_norm=1"],
     ]
-    study.recursions(str(tmp_path), [crops], [1, 2], training)
+    studies.recursions(str(tmp_path), [crops], [1, 2], training)
 
     first, second = rows(tmp_path / "recursions.csv")
     assert [first["recursions"], second["recursions"]] == ["1", "2"]
@@ -95,7 +95,7 @@ def assert_drawn(path):
 
 def test_ensemble_of_one_recursion_is_that_recursion(crops, saved, tmp_path):
     model = saved("second_x2.keras", [0.0, 1.0, 0.0])
-    study.ensemble(str(tmp_path), [crops], [model])
+    studies.ensemble(str(tmp_path), [crops], [model])
     psnr = {row["prediction"]: row["psnr"] for row in rows(tmp_path / "ensemble.csv")}
     assert psnr["ensemble"] == psnr["y_2"]
     assert len({psnr["y_1"], psnr["y_2"], psnr["y_3"]}) == 3
@@ -105,7 +105,7 @@ def test_ensemble_of_one_recursion_is_that_recursion(crops, saved, tmp_path):
 
 def test_weights_are_those_of_the_model(saved, tmp_path):
     models = [saved("a.keras", [0.25, -0.5, 1.25]), saved("b.keras", [0.5, 0.5])]
-    study.weights(str(tmp_path), models)
+    studies.weights(str(tmp_path), models)
     found = [(row["model"], row["recursion"], float(row["weight"])) for row in rows(tmp_path / "weights.csv")]
     assert found == [("a", "1", 0.25), ("a", "2", -0.5), ("a", "3", 1.25), ("b", "1", 0.5), ("b", "2", 0.5)]
     assert "a: F=2, D=3; b: F=2, D=2" in json.loads((tmp_path / "weights.json").read_text())["caption"]
@@ -134,7 +134,7 @@ def test_a_signal_reaches_the_training(tmp_path, monkeypatch):
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(errors.Stopped, match="goes on from here"):
-        study._train(str(tmp_path), [])
+        studies.train_model(str(tmp_path), [])
     thread.join()
     assert (tmp_path / "saved").exists()
     assert signal.getsignal(signal.SIGTERM) is before
@@ -143,7 +143,7 @@ def test_a_signal_reaches_the_training(tmp_path, monkeypatch):
 def test_a_training_that_fails_ends_the_study_with_its_code(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", script(tmp_path / "training", "exit 3"))
     with pytest.raises(SystemExit) as ended:
-        study._train(str(tmp_path), [])
+        studies.train_model(str(tmp_path), [])
     assert ended.value.code == 3
 
 

@@ -26,7 +26,7 @@ _STYLE: Any = {
 }
 
 
-def recursions(rows, caption):
+def recursions(rows: list[dict], caption: str) -> Figure:
     """PSNR against D, a panel per data set.
 
     Args:
@@ -54,7 +54,7 @@ def recursions(rows, caption):
     return _panels(draw, list(groups), caption)
 
 
-def ensemble(results, caption):
+def ensemble(results: list[dict], caption: str) -> Figure:
     """The PSNR of each single recursion, and the ensemble's as a line; a panel per model and data set.
 
     Args:
@@ -80,7 +80,7 @@ def ensemble(results, caption):
     return _panels(draw, results, caption)
 
 
-def weights(learned, caption):
+def weights(learned: list[dict], caption: str) -> Figure:
     """The ensemble's weights as bars and their start, 1/D, as a line; a panel per model.
 
     Args:
@@ -107,7 +107,7 @@ def weights(learned, caption):
     return _panels(draw, learned, caption)
 
 
-def learning_curve(title, rows):
+def learning_curve(title: str, rows: list[dict]) -> Figure:
     """Validation PSNR and training loss against the epoch.
 
     Args:
@@ -140,7 +140,7 @@ def learning_curve(title, rows):
     return _panels(draw, ["PSNR", "loss"] if validated else ["loss"], "" if validated else title)
 
 
-def png(figure, dpi=180):
+def png(figure: Figure, dpi: int = 180) -> bytes:
     """A figure as the bytes of a PNG file."""
     packed = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
