@@ -1,0 +1,107 @@
+"""What the commands share, on a command of three flags, and --preset_flags on the training."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from drcn_keras import errors
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMMAND = """
+import json, os, sys
+from absl import flags
+from drcn_keras import commands, errors
+from drcn_keras.commands import FLAGS
+
+def define_flags():
+    flags.DEFINE_list("data_dir", [], "folders")
+    flags.DEFINE_integer("tile", None, "pixels")
+    commands.require("data_dir")
+
+def main(argv):
+    commands.refuse_arguments(argv)
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
+    kind, text = json.loads(sys.stdin.read())
+    if kind == "fine":
+        print(FLAGS.data_dir)
+    elif kind == "system":
+        open(text)
+    else:
+        raise getattr(errors, kind)(text)
+
+commands.run(main, define_flags)
+"""
+
+
+def command(given, *arguments):
+    environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments", "code", "line"),
+    [
+        (("ArgumentError", "`tile` is 3."), (), 1, "--tile is 3."),
+        (("UserError", "`tile=3` is odd, `scale` and `a b` are no flags\nhere"), (), 1,
+         "--tile=3 is odd, `scale` and `a b` are no flags here"),
+        (("system", "/no/such"), (), 1, "/no/such: No such file or directory"),
+        (("fine", ""), ("more",), 1, "unexpected argument 'more'; every setting is a --flag (--help lists them)."),
+        (("fine", ""), ("--data_dir=",), 2, "--data_dir is required (--help lists every flag)"),
+        (("fine", ""), ("--tile=x",), 2,
+         "flag --tile=x: invalid literal for int() with base 10: 'x' (--help lists every flag)"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line(given, arguments, code, line):
+    done = command(given, "--data_dir=a,b", *arguments)
+    assert (done.returncode, done.stderr, done.stdout) == (code, f"-c: error: {line}\n", "")
+
+
+def test_what_is_right_ends_well():
+    done = command(("fine", ""), "--data_dir=a,b")
+    assert (done.returncode, done.stdout) == (0, "['a', 'b']\n")
+    stopped = command(("Stopped", "stopped; goes on"), "--data_dir=a")
+    assert (stopped.returncode, stopped.stderr) == (0, "stopped; goes on\n")
+
+
+def test_an_argument_that_is_wrong_is_a_value_error_in_python():
+    assert issubclass(errors.ArgumentError, ValueError)
+    told = r"^drcn_none is not installed: pip install 'drcn_keras\[report\]'\.$"
+    with pytest.raises(errors.UserError, match=told), errors.extra("report"):
+        import drcn_none  # noqa: F401
+
+
+def training(*arguments):
+    code = (
+        "import json\nfrom drcn_keras import commands, train\nfrom drcn_keras.commands import FLAGS\n"
+        "commands.run(lambda argv: print(json.dumps([FLAGS.filters, FLAGS.recursions, argv[1:]])), train.define_flags)"
+    )
+    arguments = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.parametrize("given", [["--preset_flags=paper_x3"], ["--preset_flags", "paper_x3"]])
+def test_flagfiles_of_the_package_are_found_by_name(given, tmp_path):
+    # Later flags replace those of the file, earlier ones do not.
+    done = training("--filters=8", *given, "--recursions=2")
+    assert json.loads(done.stdout) == [256, 2, []], done.stderr
+
+    wrong = training("--preset_flags=paper_x5")
+    assert wrong.returncode == 2
+    assert "--preset_flags must be one of mobile_x2, " in wrong.stderr
+    assert "received 'paper_x5'" in wrong.stderr
+
+    # absl reads flagfiles after the names were looked up: not to be passed over in silence.
+    (tmp_path / "own.cfg").write_text("--preset_flags=paper_x3\n")
+    inside = training(f"--flagfile={tmp_path / 'own.cfg'}")
+    assert inside.returncode == 2
+    assert "--preset_flags does not go into a flagfile" in inside.stderr
