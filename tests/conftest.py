@@ -1,12 +1,10 @@
 """What several test files share."""
 
 import logging
-import os
 import pathlib
 
-import numpy as np
 import pytest
-import skimage
+from kit import PHOTOGRAPHS, small_drcn
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +16,7 @@ def audible():
 @pytest.fixture(scope="session")
 def photographs():
     """The folder of photographs inside scikit-image's wheel."""
-    return pathlib.Path(os.path.dirname(skimage.__file__)) / "data"
+    return PHOTOGRAPHS
 
 
 @pytest.fixture
@@ -36,25 +34,8 @@ def benchmark_set():
 
 @pytest.fixture
 def random_drcn():
-    """Function that builds a small DRCN whose weights, the ensemble's too, are far from their start."""
-
-    def build(recursions=2, filters=4, channels=1, scale=2, seed=0):
-        import keras
-        from keras import ops
-
-        from drcn_keras.model import DRCN
-
-        keras.utils.set_random_seed(seed)
-        model = DRCN(recursions=recursions, filters=filters, channels=channels, scale=scale)
-        random = np.random.default_rng(seed)
-        for weight in model.trainable_weights:
-            weight.assign(ops.convert_to_numpy(weight) + random.normal(0, 0.1, weight.shape))
-        # A residual as small as a trained one, so that the result is an image still.
-        kernel, bias = model.get_layer("reconstruction_2").get_weights()
-        model.get_layer("reconstruction_2").set_weights([0.1 * kernel, 0.1 * bias])
-        return model
-
-    return build
+    """Function that builds a small DRCN, see `kit.small_drcn`."""
+    return small_drcn
 
 
 @pytest.fixture

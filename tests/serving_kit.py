@@ -1,4 +1,4 @@
-"""What the tests of the SavedModel and of serving share: one small export, and the tools on the path."""
+"""What the tests of the SavedModel and of serving share: one small export, and its graph without Keras."""
 
 import functools
 import pathlib
@@ -8,31 +8,20 @@ import sys
 import tempfile
 
 import numpy as np
+import tensorflow as tf
+from kit import ROOT, small_drcn
+from tensorflow.core.protobuf import saved_model_pb2
 
-ROOT = pathlib.Path(__file__).parent.parent
-TOOLS = ROOT / "tools"
-sys.path.insert(0, str(TOOLS))
-
-import tensorflow as tf  # noqa: E402
-from tensorflow.core.protobuf import saved_model_pb2  # noqa: E402
-
-from drcn_keras.export import saved_model  # noqa: E402
-from drcn_keras.model import DRCN  # noqa: E402
+from drcn_keras.export import saved_model
 
 # Small enough that images of tens of pixels are several tiles and too many pixels soon reached.
 TILE, MAX_PIXELS = 32, 4096
 
 
-def small_model(seed=3, **arguments):
-    """A DRCN whose every weight matters: the ensemble uneven, biases not zero. The same for the same seed."""
-    model = DRCN(**{"recursions": 2, "filters": 4, "scale": 2, **arguments})
-    random = np.random.default_rng(seed)
-    for layer in model.layers:
-        # Small at the end, so that the image keeps its range and is not clipped to black and white.
-        spread = 0.03 if layer.name == "reconstruction_2" else 0.2
-        layer.set_weights([random.normal(0.0, spread, weight.shape) for weight in layer.get_weights()])
-    model.ensemble_weights.assign(np.linspace(1.2, 0.8, model.recursions) / model.recursions)
-    return model
+def small_model(recursions=2, **arguments):
+    """A DRCN whose every weight matters, at this file's size. The same for the same arguments."""
+    ensemble = np.linspace(1.2, 0.8, recursions) / recursions
+    return small_drcn(recursions, **{"seed": 3, "kept": 0.0, "spread": 0.2, "ensemble": ensemble, **arguments})
 
 
 @functools.cache

@@ -2,15 +2,14 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from kit import ROOT
 
 from drcn_keras import DRCN, load
 
-ROOT = Path(__file__).parent.parent
 JAX_PYTHON = ROOT / ".venv-jax" / "bin" / "python"
 # Loads what TensorFlow saved and what it gave for an image; saves a model of its own and what that gives.
 IN_JAX = """

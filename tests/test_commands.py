@@ -2,15 +2,14 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from kit import ENVIRONMENT, ROOT
 
 from drcn_keras import errors
 
-ROOT = pathlib.Path(__file__).parent.parent
 COMMAND = """
 import json, os, sys
 from absl import flags
@@ -86,7 +85,7 @@ def training(*arguments):
         "commands.run(lambda argv: print(json.dumps([FLAGS.filters, FLAGS.recursions, argv[1:]])), train.define_flags)"
     )
     arguments = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT)
 
 
 @pytest.mark.parametrize("given", [["--preset_flags=paper_x3"], ["--preset_flags", "paper_x3"]])

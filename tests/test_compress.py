@@ -1,31 +1,22 @@
 """Fine-tuning under a compression: the twin is the model, the promise stands in the written file."""
 
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import skimage.data
-from keras import ops
+from kit import ENVIRONMENT, PHOTOGRAPHS, ROOT, small_drcn
 from PIL import Image
 
 from drcn_keras.errors import UserError
-from drcn_keras.model import DRCN
 
 for module in ("ai_edge_litert", "ai_edge_quantizer"):
     pytest.importorskip(module, reason=f"{module} is not installed (the tflite extra)")
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
 import compress  # noqa: E402
 
 from drcn_keras.export import flatbuffer, names  # noqa: E402
-
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +24,10 @@ def workplace(tmp_path_factory):
     """A folder with a tiny model and four photographs."""
     folder = tmp_path_factory.mktemp("compress")
     # A thin ensemble: its second reconstruction is the third recursion's, and the fourth is never computed.
-    model = DRCN(recursions=4, filters=6, scale=2)
-    random = np.random.default_rng(0)
-    for weight in model.trainable_weights:
-        weight.assign(0.5 * ops.convert_to_numpy(weight) + random.normal(0, 0.03, weight.shape))
-    model.ensemble_weights.assign([0.6, 0.0, 0.5, 0.0])
+    model = small_drcn(recursions=4, filters=6, kept=0.5, spread=0.03, ensemble=[0.6, 0.0, 0.5, 0.0])
     model.save(folder / "model.keras")
     (folder / "photos").mkdir()
-    pixels = np.asarray(Image.open(pathlib.Path(skimage.data.__file__).parent / "astronaut.png"))
+    pixels = np.asarray(Image.open(PHOTOGRAPHS / "astronaut.png"))
     for index in range(4):
         Image.fromarray(pixels[100 * index : 100 * index + 80, 150:240]).save(folder / "photos" / f"{index}.png")
     return folder
@@ -54,7 +41,7 @@ def run(folder, method, *arguments):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"},
+        env=ENVIRONMENT,
     )
 
 

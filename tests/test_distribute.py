@@ -5,11 +5,11 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from kit import ROOT
 
 from drcn_keras import distribute
 from drcn_keras.data import Pair, PatchStream
@@ -20,7 +20,6 @@ if keras.backend.backend() != "tensorflow":
 
 import training_process
 
-ROOT = Path(__file__).parent.parent
 STEPS = 50
 # Plain decay-free SGD would hide a wrong weight decay or clipping; both act here.
 SETTINGS = {

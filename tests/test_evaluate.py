@@ -3,13 +3,13 @@
 import csv
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from keras import ops
+from kit import ROOT
 from PIL import Image
 
 from drcn_keras.errors import UserError
@@ -20,11 +20,6 @@ from drcn_keras.layers import CenteredIdentity
 from drcn_keras.metrics import measured_psnr
 from drcn_keras.published import PUBLISHED, complaints
 from drcn_keras.results import table, to_json
-
-# Keras 3.15 meets NumPy 2 inside convert_to_numpy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture

@@ -6,17 +6,15 @@ import pathlib
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
-import skimage.data
 from keras import ops
+from kit import ENVIRONMENT, PHOTOGRAPHS, ROOT, small_drcn
 from PIL import Image
 
 import drcn_keras
 from drcn_keras import inference
 from drcn_keras.errors import UserError
-from drcn_keras.model import DRCN
 
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
@@ -26,10 +24,8 @@ from drcn_keras.export.exporter import Exporter, Options
 from drcn_keras.export.manifest import sha256, sha256_of_file
 from drcn_keras.export.pipeline import Pipeline, to_tflite
 
-ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = [
-    # Keras 3.15 and LiteRT's quantizer meet NumPy 2.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    # LiteRT's quantizer meets NumPy 2.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ai_edge_litert"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ai_edge_quantizer"),
 ]
@@ -46,20 +42,14 @@ EXTRA = {
 
 
 def tiny_model(recursions=2, filters=8, channels=1, scale=2):
-    keras.utils.set_random_seed(0)
-    model = DRCN(recursions=recursions, filters=filters, channels=channels, scale=scale)
-    random = np.random.default_rng(0)
-    for weight in model.trainable_weights:
-        start = ops.convert_to_numpy(weight)
-        weight.assign(0.5 * start + random.normal(0, 0.03, weight.shape))
-    model.ensemble_weights.assign(np.linspace(0.4, 0.7, recursions))
-    return model
+    ensemble = np.linspace(0.4, 0.7, recursions)
+    return small_drcn(recursions, filters, channels, scale, kept=0.5, spread=0.03, ensemble=ensemble)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
-    source = pathlib.Path(skimage.data.__file__).parent / "astronaut.png"
+    source = PHOTOGRAPHS / "astronaut.png"
     pixels = np.asarray(Image.open(source))
     for index in range(4):
         Image.fromarray(pixels[100 * index : 100 * index + 80, 150:240]).save(folder / f"{index}.png")
@@ -404,7 +394,7 @@ def test_a_model_with_nan_is_one_line(tmp_path):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"},
+        env=ENVIRONMENT,
     )
     assert done.returncode == 1
     assert "NaN" in done.stderr.strip().splitlines()[-1]

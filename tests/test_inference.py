@@ -6,9 +6,6 @@ from keras import ops
 
 from drcn_keras.inference import inference_model, used_recursions
 
-# Keras 3.15 meets NumPy 2 inside convert_to_numpy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("recursions", [1, 4])

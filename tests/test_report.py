@@ -14,12 +14,11 @@ from PIL import Image
 from drcn_keras.errors import UserError
 from drcn_keras.published import PUBLISHED
 
-ROOT = pathlib.Path(__file__).parent.parent
 pytest.importorskip("jinja2", reason="jinja2 fills the report's page: pip install drcn_keras[report]")
 pytest.importorskip("matplotlib", reason="matplotlib draws the learning curves: pip install drcn_keras[report]")
 
-from drcn_keras.reporting import measured, pictures, tables  # noqa: E402
-from drcn_keras.reporting.page import report  # noqa: E402
+from drcn_keras.reporting import measured, pictures, tables
+from drcn_keras.reporting.page import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pathlib
 import re
 
 import numpy as np
@@ -12,11 +11,9 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="a SavedModel needs TensorFlow")
 pytest.importorskip("tensorflow_serving", reason="the warm-up records need `pip install tensorflow-serving-api`")
 
-from serving_kit import MAX_PIXELS, exported, graph_of, run_in_c, small_model  # noqa: E402 It finds the tools.
-
-# isort: split
-import skimage  # noqa: E402
+from kit import PHOTOGRAPHS  # noqa: E402
 from PIL import Image  # noqa: E402
+from serving_kit import MAX_PIXELS, exported, graph_of, run_in_c, small_model  # noqa: E402
 
 import drcn_keras  # noqa: E402
 from drcn_keras import (  # noqa: E402
@@ -27,7 +24,6 @@ from drcn_keras import (  # noqa: E402
 from drcn_keras.errors import UserError  # noqa: E402
 from drcn_keras.export import saved_model, server_graph, server_images, warmup  # noqa: E402
 
-PHOTOGRAPHS = pathlib.Path(skimage.__file__).parent / "data"
 # Operations of TensorFlow 2.12 or older, most of them of 1.x: arithmetic, shapes and control flow; the network; files
 # and bytes; variables and their reading from disk. A new one is added after looking up its age.
 OLD_OPERATIONS = """

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import os
-import pathlib
 import shutil
 import socket
 import subprocess
@@ -20,24 +19,20 @@ import pytest
 tf = pytest.importorskip("tensorflow", reason="the servers need TensorFlow")
 pytest.importorskip("tensorflow_serving", reason="gRPC needs `pip install tensorflow-serving-api`")
 
-from serving_kit import MAX_PIXELS, ROOT, TOOLS, exported  # noqa: E402 It finds the tools.
-
-# isort: split
 import benchmark_serving  # noqa: E402
 import requests  # noqa: E402
-import skimage  # noqa: E402
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2  # noqa: E402
+from kit import ENVIRONMENT, PHOTOGRAPHS, ROOT  # noqa: E402
 from PIL import Image  # noqa: E402
+from serving_kit import MAX_PIXELS, exported  # noqa: E402
 from tensorflow_serving.config import model_server_config_pb2  # noqa: E402
 
 from drcn_keras import client  # noqa: E402
 from drcn_keras.connections import Gone, check_server, connect, retried  # noqa: E402
 from drcn_keras.errors import UserError  # noqa: E402
 
-PHOTOGRAPHS = pathlib.Path(skimage.__file__).parent / "data"
-STAND_IN = [sys.executable, str(TOOLS / "serving" / "stand_in_server.py")]
+STAND_IN = [sys.executable, str(ROOT / "tools" / "serving" / "stand_in_server.py")]
 Server = collections.namedtuple("Server", "rest grpc rest_port grpc_port process")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 def free_ports(count):
@@ -419,7 +414,7 @@ def message(name, *fields):
 
 
 def test_text_protos_parse():
-    folder = TOOLS / "serving"
+    folder = ROOT / "tools" / "serving"
     models = text_format.Parse((folder / "models.config").read_text(), model_server_config_pb2.ModelServerConfig())
     assert [(model.name, model.base_path) for model in models.model_config_list.config] == [("drcn", "/models/drcn")]
     # Field names and numbers of TF Serving's session_bundle_config.proto and monitoring_config.proto.
@@ -435,14 +430,14 @@ def test_text_protos_parse():
 
 
 def test_compose_names_files_that_are_there_and_a_fixed_image():
-    text = (TOOLS / "serving" / "compose.yaml").read_text()
+    text = (ROOT / "tools" / "serving" / "compose.yaml").read_text()
     image = next(line.split()[1] for line in text.splitlines() if "image:" in line)
     name, _, tag = image.partition(":")
     assert name == "tensorflow/serving"
     assert tag[0].isdigit()
     mounted = [line.split(":")[0].strip(" -") for line in text.splitlines() if ".config:/config/" in line]
     assert len(mounted) == 3
-    assert all((TOOLS / "serving" / path).is_file() for path in mounted)
+    assert all((ROOT / "tools" / "serving" / path).is_file() for path in mounted)
     assert all(
         "127.0.0.1:" in line for line in text.splitlines() if line.strip().startswith("- 127") or ":8500:" in line
     )

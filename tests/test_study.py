@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -12,15 +11,15 @@ import time
 
 import numpy as np
 import pytest
+from kit import ROOT
 from PIL import Image
 
 from drcn_keras import errors
 from drcn_keras.card import read
 
-ROOT = pathlib.Path(__file__).parent.parent
 pytest.importorskip("matplotlib", reason="matplotlib draws the studies: pip install drcn_keras[report]")
 
-from drcn_keras.reporting import measured, studies  # noqa: E402
+from drcn_keras.reporting import measured, studies
 
 
 @pytest.fixture(scope="module")

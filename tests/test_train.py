@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from kit import ROOT
 from PIL import Image
 
 from drcn_keras import DRCN, checkpoint, data, load, records, trainer
@@ -20,8 +21,6 @@ from drcn_keras.errors import UserError
 from drcn_keras.run_folder import RunFolder
 from drcn_keras.settings import Settings
 from drcn_keras.train import train
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")

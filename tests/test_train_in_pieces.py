@@ -2,21 +2,17 @@
 
 import csv
 import json
-import pathlib
 import subprocess
 import sys
 import tarfile
 
 import numpy as np
 import pytest
+import train_in_pieces
+from kit import ROOT
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-import train_in_pieces  # noqa: E402
-
-from drcn_keras.errors import UserError  # noqa: E402
+from drcn_keras.errors import UserError
 
 TINY = [
     "--filters=8",

@@ -7,9 +7,6 @@ from PIL import Image, ImageDraw
 from drcn_keras import upscale
 from drcn_keras.transparency import extend_colors, reach
 
-# Keras 3.15 meets NumPy 2 inside convert_to_numpy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def disk(color, under, side=32):
     """A disk of `color` on nothing; `under` is what stands there, alpha last."""

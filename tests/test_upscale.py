@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import numpy as np
 import png
 import pytest
 from keras import ops
+from kit import ROOT
 from PIL import Image
 
 import drcn_keras
@@ -19,11 +19,6 @@ from drcn_keras.image import enlarge
 from drcn_keras.image_files import read_image, read_pixels
 from drcn_keras.tiling import default_tile, tiles
 from drcn_keras.upscaling import upscale, upscale_files
-
-# Keras 3.15 meets NumPy 2 inside convert_to_numpy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 def noise(*shape, dtype=np.uint8, seed=0):
