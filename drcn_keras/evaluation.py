@@ -82,6 +82,14 @@ def evaluate(
     scales = as_scales(scale)
     check_scales(scales)
     sets = data_sets(data_dir, lr_dir, recursive)
+    results = _results(model, sets, scales, tile, save_images, overwrite, progress, self_ensemble)
+    for complaint in complaints(results):
+        logging.error(complaint)
+    return {"results": results}
+
+
+def _results(model, sets, scales, tile, save_images, overwrite, progress, self_ensemble):
+    """What `evaluate` returns as "results", without a word on bicubic rows that are off."""
     if model == "bicubic":
         if not scales:
             raise ArgumentError(f"bicubic has no scale of its own; expected `scale` with one of {SCALES}.")
@@ -104,9 +112,7 @@ def evaluate(
                 measured.append(measure(*key, restorer, lr_paths.get(key), targets.get(key)))
                 bar.update()
             results.append(_result(data_set, factor, measured, restorer.used if restorer else []))
-    for complaint in complaints(results):
-        logging.error(complaint)
-    return {"results": results}
+    return results
 
 
 def data_sets(data_dir: _Folders, lr_dir: _Folders | None = None, recursive: bool = False) -> list[DataSet]:
@@ -233,33 +239,25 @@ def main(argv):
         make_folder(os.path.dirname(path) or ".")
     # What is wrong is told before Keras is loaded, and before minutes are spent on other models.
     scales = _scales(FLAGS.scale)
-    data_sets(FLAGS.data_dir, FLAGS.lr_dir, FLAGS.recursive)
+    sets = data_sets(FLAGS.data_dir, FLAGS.lr_dir, FLAGS.recursive)
     names = FLAGS.model or [commands.default_model(scale) for scale in scales or [None]]
     models = [name if name == "bicubic" else load_for(name, scales if FLAGS.model else ()) for name in names]
+    asked = scales if FLAGS.model else []
     results = []
     for name, model in zip(names, models, strict=True):
-        measured = evaluate(
-            model,
-            FLAGS.data_dir,
-            (scales if FLAGS.model else None) or None,
-            FLAGS.tile,
-            FLAGS.save_images,
-            FLAGS.overwrite,
-            progress=True,
-            self_ensemble=FLAGS.self_ensemble,
-            lr_dir=FLAGS.lr_dir,
-            recursive=FLAGS.recursive,
+        measured = _results(
+            model, sets, asked, FLAGS.tile, FLAGS.save_images, FLAGS.overwrite, True, FLAGS.self_ensemble
         )
         # A row of its own: never to be mixed with plain results.
         label = f"{name}+" if FLAGS.self_ensemble and name != "bicubic" else name
-        for result in measured["results"]:
+        for result in measured:
             print(table(result, label))
             results.append({"model": label, **result})
     for path, written in files:
         text = written({"results": results}).encode()
         write_atomically(path, lambda file, text=text: file.write(text))
-    if complaints(results):
-        raise UserError("bicubic enlargement is off its published numbers, as told above; so are the others.")
+    if wrong := dict.fromkeys(complaints(results)):
+        raise UserError(" ".join(wrong))
 
 
 def _scales(texts):

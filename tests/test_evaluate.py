@@ -272,6 +272,7 @@ def test_command_writes_json_and_is_loud_about_bicubic(originals, tmp_path):
     assert done.returncode != 0
     assert "paper: bicubic" in done.stdout
     assert "BICUBIC IS OFF" in done.stderr.splitlines()[-1]
+    assert done.stderr.count("BICUBIC IS OFF") == 1
     measured = json.loads((tmp_path / "out.json").read_text())
     (result,) = evaluate("bicubic", folder, 2)["results"]
     assert measured == {"results": [{"model": "bicubic", **result}]}

@@ -127,7 +127,7 @@ def _train(flags, log, environment, cpus, file_size, weights, without):
 
     trainer._fit = fit_and_save
     if without:
-        delattr(model.DRCN, without)
+        delattr(next(parent for parent in model.DRCN.__mro__ if without in vars(parent)), without)
     if file_size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     train.run()
