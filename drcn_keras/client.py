@@ -22,7 +22,8 @@ from drcn_keras import commands
 from drcn_keras.commands import FLAGS
 from drcn_keras.connections import Gone, check_server, connect, retried
 from drcn_keras.errors import ArgumentError, UserError
-from drcn_keras.image_files import list_images, pixels_of, read_pixels, write_image, write_pixels
+from drcn_keras.image_files import list_images, pixels_of, read_pixels
+from drcn_keras.image_writing import write_image, write_pixels
 
 
 def upscale(

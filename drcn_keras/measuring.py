@@ -6,7 +6,8 @@ import numpy as np
 
 from drcn_keras.errors import UserError
 from drcn_keras.image import enlarge, luma, mod_crop, rgb_to_ycbcr, shrink, ycbcr_to_rgb
-from drcn_keras.image_files import read_image, write_image
+from drcn_keras.image_files import read_image
+from drcn_keras.image_writing import write_image
 from drcn_keras.inputs import warn_skipped
 from drcn_keras.lr_files import alike, check_fit
 from drcn_keras.metrics import SSIM_WINDOW, comparable, eight_bit, psnr, ssim

@@ -16,7 +16,8 @@ from drcn_keras import commands
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.files import make_folder
-from drcn_keras.image_files import SUFFIXES, check_writable, image_of, list_images, pixels_of, read_pixels, write_image
+from drcn_keras.image_files import SUFFIXES, list_images, pixels_of, read_pixels
+from drcn_keras.image_writing import check_writable, image_of, write_image
 from drcn_keras.inputs import check_tile, loaded, warn_skipped
 from drcn_keras.sizes import check_factor, enlargement
 from drcn_keras.tiling import upscaled

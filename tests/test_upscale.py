@@ -13,7 +13,7 @@ from kit import ROOT
 from PIL import Image
 
 import drcn_keras
-from drcn_keras import image_files, tiling
+from drcn_keras import image_writing, tiling
 from drcn_keras.errors import UserError
 from drcn_keras.image import enlarge
 from drcn_keras.image_files import read_image, read_pixels
@@ -397,7 +397,7 @@ def test_a_failing_write_leaves_what_was_there(bicubic_drcn, folder, tmp_path, m
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(image_files, "write_pixels", fail)
+    monkeypatch.setattr(image_writing, "write_pixels", fail)
     with pytest.raises(UserError, match="No space left"):
         upscale_files(bicubic_drcn(), [str(folder / "gray.png")], str(target), overwrite=True)
     assert target.read_text() == "mine"
