@@ -8,6 +8,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -124,10 +125,34 @@ class CosineLearningRate(keras.callbacks.Callback):
         self.start = start
         self.progress = progress
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def value(self, epoch):
+        """The learning rate of `epoch` (0-based)."""
         low = min(MINIMUM_LEARNING_RATE, self.start)
         share = (1.0 + math.cos(math.pi * self.progress(epoch))) / 2.0
-        self.model.optimizer.learning_rate.assign(low + (self.start - low) * share)
+        return low + (self.start - low) * share
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.learning_rate.assign(self.value(epoch))
+
+
+class WarmUp(keras.callbacks.Callback):
+    """Raises the learning rate in equal steps, epoch by epoch, to what it is without warm-up.
+
+    Must come after the callback that sets the learning rate of an epoch, where there is one.
+
+    Args:
+        epochs: the first epoch that has the whole learning rate is the last of so many.
+        rate: function of the epoch that gives the whole learning rate.
+    """
+
+    def __init__(self, epochs: int, rate: Callable[[int], float]):
+        super().__init__()
+        self.epochs = epochs
+        self.rate = rate
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch < self.epochs:
+            self.model.optimizer.learning_rate.assign(self.rate(epoch) * (epoch + 1) / self.epochs)
 
 
 class Plateau(keras.callbacks.Callback):
@@ -176,32 +201,35 @@ class Plateau(keras.callbacks.Callback):
 class NonFiniteGuard(keras.callbacks.Callback):
     """Stops with a UserError when the loss or a weight becomes NaN or infinite, before anything is saved.
 
-    Must be the first callback.
-
-    Args:
-        first_step: the number of steps that were done before.
+    Must be the first callback. Under JAX no step is waited for: each loss is looked at in another thread once it is
+    there, at the latest before the epoch is measured or saved. Under TensorFlow Keras itself waits for it.
     """
 
-    def __init__(self, first_step=0):
+    async_safe = True  # Or Keras itself would read the logs after every step, for whatever callback wants them.
+
+    def __init__(self):
         super().__init__()
-        self.step = first_step
+        self._done = 0
+        self._rate = 0.0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:  # Here the variables can be read on every backend.
+            self._done = _steps_done(self.model)
+            self._rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
         if not math.isfinite(float(logs["loss"])):
-            self._stop(f"the loss is {float(logs['loss'])}")
+            self._stop(f"the loss is {float(logs['loss'])}", self._done + batch + 1)
 
     def on_epoch_end(self, epoch, logs=None):
         # The last step's loss was measured before its update.
         for weight in self.model.trainable_weights:
             if not np.all(np.isfinite(ops.convert_to_numpy(weight))):
-                self._stop(f"{weight.path} holds NaN or infinity")
+                self._stop(f"{weight.path} holds NaN or infinity", _steps_done(self.model))
 
-    def _stop(self, what):
-        sync_model(self.model)
-        rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+    def _stop(self, what, step):
         raise UserError(
-            f"{what} at step {self.step} with learning rate {rate:g}; clip the gradient (`clip_norm`) or lower "
+            f"{what} at step {step} with learning rate {self._rate:g}; clip the gradient (`clip_norm`) or lower "
             "`learning_rate`. Checkpoints written before are kept."
         )
 
@@ -231,6 +259,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.keep = keep
         self.workers = workers
         self.stopped_by = None
+        self._begun = False
 
     @contextlib.contextmanager
     def signals(self):
@@ -248,8 +277,10 @@ class Checkpoints(keras.callbacks.Callback):
     def _stop(self, number, frame):
         self.stopped_by = signal.Signals(number).name
 
-    def on_train_batch_end(self, batch, logs=None):
-        if self.workers.any(self.stopped_by):
+    # Not at the end of a step: Keras would wait for its loss.
+    def on_train_batch_begin(self, batch, logs=None):
+        begun, self._begun = self._begun, True
+        if begun and self.workers.any(self.stopped_by):
             self.write()
             raise Stopped(
                 f"stopped by {self.stopped_by or 'another worker'}: checkpoint written to {self.folder}; "
@@ -266,7 +297,7 @@ class Checkpoints(keras.callbacks.Callback):
             return
         sync_model(self.model)
         meta = {
-            "step": int(ops.convert_to_numpy(self.model.optimizer.iterations)),
+            "step": _steps_done(self.model),
             "settings": self.settings,
             "state": {name: owner.state() for name, owner in self.stateful.items()},
         }
@@ -295,6 +326,34 @@ class TimeLeft(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         share = self.clock(epoch + 1)
         logs["minutes_left"] = round(self.clock.elapsed * (1.0 - share) / share, 1)
+
+
+def average_weights(optimizer: keras.optimizers.Optimizer) -> None:
+    """Leaves the weights alone at the end of a `fit`, where Keras would put their averages in their place.
+
+    A run is made of several: what was broken off goes on with the weights, not with the averages.
+    """
+    optimizer.finalize_variable_values = lambda variables: None
+
+
+@contextlib.contextmanager
+def averaged(model: keras.Model) -> Iterator[None]:
+    """A context in which the model's weights are their moving averages, where its optimiser keeps any."""
+    if not model.optimizer.use_ema:
+        yield
+        return
+    kept = [ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+    # The class's own: `average_weights` has hidden it.
+    type(model.optimizer).finalize_variable_values(model.optimizer, model.trainable_variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, kept, strict=True):
+            variable.assign(value)
+
+
+def _steps_done(model):
+    return int(ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def sync_model(model):

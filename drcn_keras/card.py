@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import platform
+from typing import Any
 
 import drcn_keras
 from drcn_keras.errors import UserError
@@ -55,7 +56,7 @@ def write(model: str, card: dict) -> None:
     write_atomically(card_path(model), lambda file: file.write(text.encode()))
 
 
-def of_training(model, epoch: int, minutes: float, logs: dict, settings: dict, sources: dict) -> dict:
+def of_training(model: Any, epoch: int, minutes: float, logs: dict, settings: dict, sources: dict) -> dict:
     """The card of a model that training has just found to be the best so far.
 
     Args:

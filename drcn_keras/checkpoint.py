@@ -10,6 +10,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -21,7 +22,7 @@ _NAME = "step-{:09d}.npz"
 _PATTERN = re.compile(r"step-(\d{9})\.npz$")
 
 
-def save(folder: str, model, meta: dict, keep: int = 3) -> None:
+def save(folder: str, model: Any, meta: dict, keep: int = 3) -> None:
     """Writes the model's and its optimiser's state as `folder`/step-<step>.npz and prunes older ones.
 
     Args:
@@ -120,7 +121,7 @@ def unpack(data: bytes) -> tuple[dict, dict]:
     return arrays, json.loads(bytes(arrays.pop("meta")))
 
 
-def mismatch(model, arrays: dict) -> str | None:
+def mismatch(model: Any, arrays: dict) -> str | None:
     """What the arrays of `unpack` lack, add or have in another shape than a compiled, built model; None if nothing."""
     variables = dict(_variables(model))
     if variables.keys() != arrays.keys():
@@ -131,7 +132,7 @@ def mismatch(model, arrays: dict) -> str | None:
     return None
 
 
-def restore(model, arrays: dict) -> None:
+def restore(model: Any, arrays: dict) -> None:
     """Assigns the arrays of `unpack`, in which `mismatch` finds nothing, to a compiled, built model."""
     for name, variable in _variables(model):
         variable.assign(arrays[name])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ def run(main: Callable[[list[str]], object], define_flags: Callable[[], None]) -
     """
     prepare_tensorflow()
     define_flags()
+    # What is half done is taken back, as after Ctrl-C; training writes a checkpoint and has a handler of its own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
 
 

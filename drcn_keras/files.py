@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from absl import logging
@@ -13,6 +13,7 @@ from absl import logging
 from drcn_keras.errors import UserError
 
 _PARTIAL = ".partial-"
+_BUILDING = ".building-"
 
 
 def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
@@ -54,18 +55,43 @@ def sync(path: str) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def folder_being_built(parent: str) -> Iterator[str]:
+    """A context with a new folder in `parent`, to be renamed when all is in it; deleted where that is not reached."""
+    path = tempfile.mkdtemp(prefix=_BUILDING, dir=parent)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield path
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    finally:
+        os.close(handle)
+
+
 def remove_partial(folder: str) -> None:
     """Deletes what a process that was killed while it wrote left in `folder`; not what one is writing just now."""
     for name in os.listdir(folder):
+        if not name.startswith((_PARTIAL, _BUILDING)):
+            continue
         path = os.path.join(folder, name)
-        if not name.startswith(_PARTIAL):
-            continue
-        if os.path.isdir(path):
-            shutil.rmtree(path)
-            continue
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), _locked(path):
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """A context in which no process writes what stands at `path`. Raises BlockingIOError where one does."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def set_aside(path: str, reason: str) -> None:
@@ -80,9 +106,14 @@ def set_aside(path: str, reason: str) -> None:
 
 
 def make_folder(folder: str) -> None:
-    """Makes the folder where it is missing. Raises UserError where no file can be written in it."""
+    """Makes the folder where it is missing, and clears it of what a killed process left.
+
+    Raises:
+        UserError: no file can be written in it.
+    """
     try:
         os.makedirs(folder, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+        remove_partial(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {error.strerror}.") from error

@@ -102,8 +102,8 @@ class RunFolder:
         """Raises unless a training wrote what stands at `path`."""
         known = {self.checkpoints: _CHECKPOINTS, self.tensorboard: _EVENTS}.get(path)
         if os.path.islink(path) or os.path.isdir(path) != (known is not None):
-            raise ArgumentError(f"fresh: {path} is not what a training left there; nothing was deleted.")
+            raise ArgumentError(f"`fresh`: {path} is not what a training left there; nothing was deleted.")
         for name in os.listdir(path) if known else ():
             inside = os.path.join(path, name)
             if not known.match(name) or not os.path.isfile(inside) or os.path.islink(inside):
-                raise ArgumentError(f"fresh: {inside} is not what a training left there; nothing was deleted.")
+                raise ArgumentError(f"`fresh`: {inside} is not what a training left there; nothing was deleted.")

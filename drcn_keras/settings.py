@@ -6,7 +6,6 @@ import os
 import typing
 
 from drcn_keras.card import path_of, presets
-from drcn_keras.data import list_folders
 from drcn_keras.errors import ArgumentError
 from drcn_keras.files import make_folder
 
@@ -36,7 +35,9 @@ class Settings:
     model_dir: str = _setting(
         "", "where best.keras, its card, log.csv, checkpoints and TensorBoard logs go", resumable=True
     )
-    init: str = _setting("", "a preset or a DRCN .keras file whose weights training starts from, e.g. another scale's")
+    init: str = _setting(
+        "", "a preset or a DRCN .keras file to start from: of another scale, or of fewer filters, which are split"
+    )
     holdout: int = _setting(8, "training images kept for validation where val_dir names none", low=1)
     scale: tuple[int, ...] = _setting(
         (2,), "enlargement, or several that one network learns together, separated by commas", choices=(2, 3, 4)
@@ -50,6 +51,9 @@ class Settings:
         (1.0,), "multi-scale augmentation: shrink every image by these factors too, e.g. 1,0.8,0.6"
     )
     augment: bool = _setting(True, "flip and rotate patches")
+    skip_flat: float = _setting(
+        0.0, "share of the patches to leave out: those that bicubic enlargement restores best", low=0.0, high=0.99
+    )
     batch_size: int = _setting(64, "patches a step over all replicas (paper: 64)", low=1)
     epochs: int = _setting(100, "planned epochs", low=1, resumable=True)
     steps_per_epoch: int = _setting(0, "0: one pass over the patches", low=0)
@@ -64,6 +68,13 @@ class Settings:
     learning_rate: float = _setting(0.01, "of the first epoch (paper: 0.01)", low=0.0)
     schedule: str = _setting(
         "plateau", "plateau (paper), cosine or constant learning rate", choices=("plateau", "cosine", "constant")
+    )
+    warmup: int = _setting(0, "epochs in which the learning rate rises to its height, in equal steps", low=0)
+    average: float = _setting(
+        0.0,
+        "decay of a moving average of the weights, which is validated and kept, e.g. 0.999; 0: none",
+        low=0.0,
+        high=0.99999,
     )
     clip_norm: float = _setting(0.0, "largest norm of the whole gradient; 0: no clipping", low=0.0)
     beta: float = _setting(1e-4, "weight decay (paper: 1e-4)", low=0.0)
@@ -107,7 +118,7 @@ def as_json(settings: Settings) -> dict:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def spelled(value) -> str:
+def spelled(value: object) -> str:
     """A setting's value as a flag spells it."""
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
@@ -134,6 +145,9 @@ def check(settings: Settings) -> None:
         raise ArgumentError(f"`scale` must be ascending, each once; received {spelled(settings.scale) or 'none'}.")
     if not settings.zooms or not all(0.0 < factor <= 1.0 for factor in settings.zooms):
         raise ArgumentError(f"`zooms` must be numbers in (0, 1]; received {spelled(settings.zooms) or 'none'}.")
+
+    # NumPy and Pillow, whose loading Ctrl-C would end in a traceback before a command has begun.
+    from drcn_keras.data import list_folders
 
     list_folders(settings.train_dir + settings.val_dir)
     if settings.init and not os.path.isfile(path_of(settings.init)):

@@ -22,6 +22,7 @@ from drcn_keras.presets import load
 from drcn_keras.run_folder import RunFolder
 from drcn_keras.settings import Settings, as_json, spelled
 from drcn_keras.validation import Validation
+from drcn_keras.widening import widened
 
 _Inputs = collections.namedtuple("_Inputs", ["stream", "validation", "sources", "checksum"])
 _Inputs.__doc__ = "The patch stream, the validation pairs, what the card says of both, a checksum of the images."
@@ -65,7 +66,7 @@ def _run(settings, strategy, workers, folder):
             return card.read(folder.best)
 
     saver = _saver(settings, folder, identity, stateful, workers)
-    rules = _rules(settings, stateful, inputs, folder, workers, step)
+    rules = _rules(settings, stateful, inputs, folder, workers)
     with saver.signals(), workers.watch_errors():
         _fit(model, inputs.stream, step, steps, settings.epochs, [*rules, saver], strategy, _verbosity(workers))
     return card.read(folder.best) if workers.is_chief else {}
@@ -103,12 +104,12 @@ def _verbosity(workers):
     return 1 if sys.stdout.isatty() else 2
 
 
-def _rules(settings, stateful, inputs, folder, workers, step):
+def _rules(settings, stateful, inputs, folder, workers):
     """Every callback but the one that saves the state."""
     clock = stateful["progress"]
     # In this order: nothing is measured or kept after a NaN, records see what was measured, the state comes last.
     rules = [
-        callbacks.NonFiniteGuard(step),
+        callbacks.NonFiniteGuard(),
         *_schedules(settings, clock),
         callbacks.TimeLimit(clock),
         callbacks.TimeLeft(clock),
@@ -151,6 +152,9 @@ def _schedules(settings, clock):
     ]
     if settings.schedule == "cosine":
         rules.append(callbacks.CosineLearningRate(settings.learning_rate, clock))
+    if settings.warmup:
+        rate = rules[-1].value if settings.schedule == "cosine" else lambda epoch: settings.learning_rate
+        rules.append(callbacks.WarmUp(settings.warmup, rate))
     return rules
 
 
@@ -179,7 +183,13 @@ def _load_data(settings):
     smallest = SSIM_WINDOW + 2 * max(settings.scale)
     validation = data.load_pairs(val_paths, settings.scale, settings.channels, smallest)
     stream = data.PatchStream(
-        pairs, settings.patch_size, settings.stride, settings.batch_size, settings.seed, settings.augment
+        pairs,
+        settings.patch_size,
+        settings.stride,
+        settings.batch_size,
+        settings.seed,
+        settings.augment,
+        settings.skip_flat,
     )
     used = len({pair.path for pair in pairs})
     logging.info("%d patches of %d images; %d images to validate", len(stream), used, len(validation))
@@ -220,25 +230,42 @@ def _build(settings):
         beta=settings.beta,
         dtype=settings.precision,
     )
-    clip = {"global_clipnorm": settings.clip_norm} if settings.clip_norm else {}
-    if settings.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(settings.learning_rate, momentum=settings.momentum, **clip)
-    else:
-        optimizer = keras.optimizers.Adam(settings.learning_rate, **clip)
+    optimizer = _optimizer(settings)
     if settings.init:
-        _start_from(model, load(settings.init), settings.init)
+        _start_from(model, load(settings.init), settings)
     model.compile(optimizer=optimizer, jit_compile=settings.xla or keras.backend.backend() == "jax")
     optimizer.build(model.trainable_variables)
     return model
 
 
-def _start_from(model, other, path):
-    """Copies another DRCN's weights; alpha stays at its start."""
-    for name in ("filters", "recursions", "channels"):
+def _optimizer(settings):
+    options: dict = {"global_clipnorm": settings.clip_norm} if settings.clip_norm else {}
+    if settings.average:
+        options |= {"use_ema": True, "ema_momentum": settings.average}
+    if settings.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(settings.learning_rate, momentum=settings.momentum, **options)
+    else:
+        optimizer = keras.optimizers.Adam(settings.learning_rate, **options)
+    callbacks.average_weights(optimizer)
+    return optimizer
+
+
+def _start_from(model, other, settings):
+    """Copies another DRCN's weights, split where it has fewer filters; alpha stays at its start."""
+    for name in ("recursions", "channels"):
         if getattr(other, name) != getattr(model, name):
             raise ArgumentError(
-                f"`init`: {path} has {name} {getattr(other, name)}; this run has {getattr(model, name)}."
+                f"`init`: {settings.init} has {name} {getattr(other, name)}; this run has {getattr(model, name)}."
             )
+    if other.filters > model.filters:
+        raise ArgumentError(
+            f"`init`: {settings.init} has {other.filters} filters; this run has {model.filters}, expected as many "
+            "or more."
+        )
+    if other.filters < model.filters:
+        for name, weights in widened(other, model.filters, settings.seed).items():
+            model.get_layer(name).set_weights(weights)
+        return
     for ours, theirs in zip(model.trainable_weights, other.trainable_weights, strict=True):
         ours.assign(theirs)
 

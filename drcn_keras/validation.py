@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 from keras import ops
 
+from drcn_keras.callbacks import averaged
 from drcn_keras.data import Pair
 from drcn_keras.errors import UserError
 from drcn_keras.metrics import comparable, mean_psnr, psnr, ssim
@@ -49,17 +50,18 @@ class Validation(keras.callbacks.Callback):
         self.best = -math.inf
         self._bicubic: list[float] = []
         self._left_out: set[str] = set()
-        self._network = None
+        self._network: Callable | None = None
 
     def on_epoch_end(self, epoch, logs=None):
         logs["lr"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         if (epoch + 1) % self.every and epoch + 1 < self.epochs and not self.model.stop_training:
             return
-        logs.update(self._measured())
-        if logs["val_psnr"] > self.best:
-            self.best = logs["val_psnr"]
-            if self.save_best:
-                self.save_best(self.model, logs, epoch)
+        with averaged(self.model):
+            logs.update(self._measured())
+            if logs["val_psnr"] > self.best:
+                self.best = logs["val_psnr"]
+                if self.save_best:
+                    self.save_best(self.model, logs, epoch)
 
     def _measured(self):
         if not self._bicubic:
@@ -92,14 +94,16 @@ class Validation(keras.callbacks.Callback):
         return mean
 
     def _upscaled(self, pair):
-        if self._network is None:
-            # A model of its own around the same layers: a graph, which keeps no recursion's features for gradients.
-            self._network = restoring(compiled(keras.Model(self.model.inputs, self.model.outputs)))
+        network = self._network = self._network or self._graph()
         sr = np.empty(pair.original.shape, np.float32)
         height, width = sr.shape[:2]
         for window, inner, kept in tiles(height, width, default_tile(self.model, 8), self.model.halo):
-            sr[kept] = self._network(pair.cut(window)[0])[inner]
+            sr[kept] = network(pair.cut(window)[0])[inner]
         return sr
+
+    def _graph(self):
+        """A model of its own around the same layers: a graph, which keeps no recursion's features for gradients."""
+        return restoring(compiled(keras.Model(self.model.inputs, self.model.outputs)))
 
     def state(self):
         return {"best": self.best}

@@ -126,6 +126,37 @@ def test_cosine_learning_rate_by_hand(model):
     assert rates == pytest.approx([1e-3, 8.53700e-4, 5.005e-4, 1.47300e-4, 1e-6], rel=1e-4)
 
 
+def test_the_learning_rate_warms_up_in_equal_steps(model):
+    cosine = attached(callbacks.CosineLearningRate(0.001, lambda epoch: epoch / 4), model)
+    for first, whole in ((cosine, cosine.value), (None, lambda epoch: 0.01)):
+        warm = attached(callbacks.WarmUp(2, whole), model)
+        rates = []
+        for epoch in range(3):
+            for callback in filter(None, (first, warm)):
+                callback.on_epoch_begin(epoch)
+            rates.append(rate(model))
+        expected = [1e-3 / 2, 8.53700e-4, 5.005e-4] if first else [0.005, 0.01, 0.01]
+        assert rates == pytest.approx(expected, rel=1e-4)
+
+
+def test_averages_are_there_for_a_while_only():
+    model = DRCN(recursions=1, filters=1)
+    optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.75)
+    callbacks.average_weights(optimizer)
+    model.compile(optimizer=optimizer, jit_compile=False)
+    model.alpha.assign(0.0)
+    images = np.random.default_rng(0).random((1, 4, 4, 1), dtype="float32")
+    seen = []
+    for _ in range(2):
+        model.fit(images, images[:, ::-1], verbose=0)
+        seen.append(np.array(model.ensemble_weights)[0])
+    assert seen[0] != seen[1]
+    with callbacks.averaged(model):
+        # By hand: the first step's weight, then a quarter of the way to the second's.
+        assert np.array(model.ensemble_weights)[0] == pytest.approx(0.75 * seen[0] + 0.25 * seen[1], rel=1e-6)
+    assert np.array(model.ensemble_weights)[0] == seen[1]
+
+
 def test_progress_follows_epochs_or_the_clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
@@ -151,7 +182,9 @@ def test_progress_asks_the_chief_for_the_time():
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_names_step_rate_and_advice(model, loss):
     model.optimizer.learning_rate.assign(0.25)
-    guard = attached(callbacks.NonFiniteGuard(first_step=40), model)
+    guard = attached(callbacks.NonFiniteGuard(), model)
+    model.optimizer.iterations.assign(40)
+    guard.on_train_batch_begin(0)
     guard.on_train_batch_end(0, {"loss": 1.0})
     with pytest.raises(UserError, match=rf"loss is {loss} at step 42 with learning rate 0\.25; clip .*clip_norm"):
         guard.on_train_batch_end(1, {"loss": loss})
@@ -175,3 +208,17 @@ def test_the_time_left_is_that_of_the_whole_run_restarts_included(monkeypatch):
     callbacks.TimeLeft(clock).on_epoch_end(3, logs)
     # Four minutes for four of ten epochs.
     assert logs["minutes_left"] == pytest.approx(6.0)
+
+
+def test_no_callback_makes_keras_wait_for_a_step(model, monkeypatch):
+    """Keras reads the loss after every step, and so waits for the device, where a callback is not safe to run late.
+
+    Under TensorFlow it does so in any case.
+    """
+    from keras.src.callbacks.callback_list import CallbackList
+
+    monkeypatch.setattr("keras.src.backend.IS_THREAD_SAFE", True)
+    clock = callbacks.RunClock(epochs=2)
+    saver = callbacks.Checkpoints("folder", {}, {}, 2, 1, 1, workers=None)
+    rules = [callbacks.NonFiniteGuard(), callbacks.TimeLimit(clock), callbacks.TimeLeft(clock), saver]
+    assert CallbackList(rules, model=model)._async_train

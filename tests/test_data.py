@@ -189,3 +189,15 @@ def test_every_photograph_is_degraded_for_every_scale(photographs):
         assert np.array_equal(pair.ilr, alone.ilr)
         assert np.array_equal(pair.hr, alone.hr)
         assert all(side % pair.scale == 0 for side in pair.hr.shape[:2])
+
+
+def test_the_patches_that_bicubic_restores_best_are_left_out(photographs):
+    pairs = data.load_pairs(data.list_folders([str(photographs)]), scale=2, min_side=6)
+    whole = PatchStream(pairs, 6, 5, batch_size=1, augment=False)
+    thinned = PatchStream(pairs, 6, 5, batch_size=1, augment=False, skip_flat=0.4)
+    errors = {hr.tobytes(): np.square(ilr - hr).sum() for ilr, hr in (whole.batch(step) for step in range(len(whole)))}
+    assert len(errors) == len(whole)
+    expected = sorted(errors, key=errors.get)[int(0.4 * len(whole)) :]
+    kept = {thinned.batch(step)[1].tobytes() for step in range(len(thinned))}
+    assert len(thinned) == len(kept) == len(whole) - int(0.4 * len(whole))
+    assert kept == set(expected)

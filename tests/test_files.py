@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from drcn_keras import files
@@ -43,3 +45,15 @@ def test_a_damaged_file_never_replaces_one_set_aside_before(tmp_path):
         "log.csv.damaged-2": "2",
         "log.csv.damaged-3": "3",
     }
+
+
+def test_a_folder_half_built_is_removed_unless_it_is_being_built(tmp_path):
+    (tmp_path / ".building-killed").mkdir()
+    (tmp_path / ".building-killed" / "x").write_bytes(b"x")
+    with files.folder_being_built(str(tmp_path)) as building:
+        files.make_folder(str(tmp_path))
+        assert [str(path) for path in tmp_path.iterdir()] == [building]
+        os.rename(building, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt), files.folder_being_built(str(tmp_path)):
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]

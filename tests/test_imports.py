@@ -28,6 +28,7 @@ ORDER = [
     "model",
     "presets",
     "inputs",
+    "widening",
     "commands",
     "checkpoint",
     "callbacks",

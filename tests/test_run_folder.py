@@ -39,7 +39,7 @@ def test_fresh_deletes_nothing_where_something_of_a_strangers_stands(folder, str
     path.parent.mkdir(exist_ok=True)
     path.write_text("x")
     before = everything(folder)
-    with pytest.raises(UserError, match=r"^fresh: .* is not what a training left there; nothing was deleted"):
+    with pytest.raises(UserError, match=r"^`fresh`: .* is not what a training left there; nothing was deleted"):
         folder.prepare(fresh=True)
     assert everything(folder) == before
 
@@ -49,7 +49,7 @@ def test_fresh_follows_no_link(folder, tmp_path_factory):
     os.rename(folder.checkpoints, elsewhere / "checkpoints")
     os.symlink(elsewhere / "checkpoints", folder.checkpoints)
     before = everything(folder)
-    with pytest.raises(UserError, match=r"fresh: .*checkpoints is not what a training left"):
+    with pytest.raises(UserError, match=r"`fresh`: .*checkpoints is not what a training left"):
         folder.prepare(fresh=True)
     assert everything(folder) == before
     assert len(os.listdir(elsewhere / "checkpoints")) == 3

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from kit import ROOT
 from PIL import Image
 
 from drcn_keras import DRCN, checkpoint, data, load, records, trainer
-from drcn_keras.errors import UserError
+from drcn_keras.errors import Stopped, UserError
 from drcn_keras.run_folder import RunFolder
 from drcn_keras.settings import Settings
 from drcn_keras.train import train
@@ -296,8 +297,45 @@ def test_training_starts_from_another_models_weights(finished, tiny, tmp_path):
     train(tiny(tmp_path, init=str(finished / "best.keras"), scale=3, epochs=1, learning_rate=1e-12))
     for ours, theirs in zip(load(str(tmp_path / "best.keras")).trainable_weights, start.trainable_weights, strict=True):
         np.testing.assert_allclose(np.array(ours), np.array(theirs), atol=1e-6)
-    with pytest.raises(UserError, match=r"^`init`: .* has filters 2; this run has 3"):
-        train(tiny(tmp_path / "other", init=str(finished / "best.keras"), filters=3))
+    with pytest.raises(UserError, match=r"^`init`: .* has recursions 2; this run has 3"):
+        train(tiny(tmp_path / "other", init=str(finished / "best.keras"), recursions=3))
+    with pytest.raises(UserError, match=r"^`init`: .* has 2 filters; this run has 1, expected as many or more"):
+        train(tiny(tmp_path / "other", init=str(finished / "best.keras"), filters=1))
+
+
+def test_a_wider_network_starts_from_a_narrower_one(finished, tiny, tmp_path):
+    start = load(str(finished / "best.keras"))
+    train(tiny(tmp_path, init=str(finished / "best.keras"), filters=5, epochs=1, learning_rate=1e-12))
+    image = np.random.default_rng(0).random((1, 16, 16, 1), dtype="float32")
+    np.testing.assert_allclose(np.array(load(str(tmp_path / "best.keras"))(image)), np.array(start(image)), atol=1e-6)
+
+
+def test_averaged_weights_are_kept_and_the_run_goes_on_with_the_weights_themselves(tiny, tmp_path, monkeypatch):
+    settings = tiny(tmp_path / "whole", average=0.9, learning_rate=0.01, checkpoint_every=1, validate_every=2)
+    train(settings)
+    arrays, _ = newest(tmp_path / "whole")
+    best = load(str(tmp_path / "whole" / "best.keras"))
+    # By hand: a = 0.9 * a + 0.1 * w after every step, beginning with the first w.
+    weights = [weight for index, weight in sorted(arrays.items()) if index.startswith("model/")]
+    kept = best.get_weights()
+    assert any(np.abs(ours - theirs).max() > 1e-4 for ours, theirs in zip(kept, weights, strict=True))
+
+    batch, calls = data.PatchStream.batch, []
+
+    def stopping(stream, step):
+        calls.append(step)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(stream, step)
+
+    monkeypatch.setattr(data.PatchStream, "batch", stopping)
+    broken = dataclasses.replace(settings, model_dir=str(tmp_path / "broken"))
+    with pytest.raises(Stopped):
+        train(broken)
+    monkeypatch.undo()
+    train(broken)
+    np.testing.assert_equal(newest(tmp_path / "broken")[0], arrays)
+    np.testing.assert_equal(load(str(tmp_path / "broken" / "best.keras")).get_weights(), kept)
 
 
 def test_training_starts_from_a_preset_by_name(tiny, tmp_path):
@@ -422,5 +460,5 @@ def test_one_network_for_several_scales(tiny, tmp_path):
     assert float(rows[-1]["val_psnr"]) == pytest.approx(mean, abs=1e-3)
     resumed = train(tiny(tmp_path, scale=[2, 3], epochs=3))
     assert resumed["val_images"] == card["val_images"] == 1
-    with pytest.raises(UserError, match="scale=3 contradicts"):
+    with pytest.raises(UserError, match="scale=3` contradicts"):
         train(tiny(tmp_path, scale=3, epochs=3))

@@ -3,9 +3,7 @@
 import io
 import os
 import re
-import shutil
 import sys
-import tempfile
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +14,7 @@ from drcn_keras import commands
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.export import server_graph, warmup
-from drcn_keras.files import sync
+from drcn_keras.files import folder_being_built, make_folder, sync
 from drcn_keras.inputs import load_at
 
 TOLERANCE = 1e-5
@@ -45,13 +43,12 @@ def export(source, output, version=None, max_pixels=2**24, tile=256, warmup_size
     """
     if tile <= 2 * source.halo:
         raise UserError(f"--tile must be more than {2 * source.halo}, twice the model's halo; received {tile}.")
-    os.makedirs(output, exist_ok=True)
+    make_folder(output)
     version = _next_version(output) if version is None else version
     final = os.path.join(output, str(version))
     if os.path.exists(final):
         raise UserError(f"{final} exists; a version that a server may hold is never replaced. Take another --version.")
-    building = tempfile.mkdtemp(prefix=f".building-{version}-", dir=output)
-    try:
+    with folder_being_built(output) as building:
         upscaler = server_graph.Upscaler(source, max_pixels, tile)
         tf.saved_model.save(upscaler, building, signatures=upscaler.signatures())
         warmup.write(building, warmup_requests(source, warmup_sizes))
@@ -62,9 +59,6 @@ def export(source, output, version=None, max_pixels=2**24, tile=256, warmup_size
         _finish(building)
         os.rename(building, final)
         sync(output)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
     return final
 
 
