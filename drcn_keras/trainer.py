@@ -12,7 +12,7 @@ import zlib
 import keras
 from absl import logging
 
-from drcn_keras import callbacks, card, checkpoint, data, distribute, records
+from drcn_keras import callbacks, card, checkpoint, data, distribute, records, safekeeping
 from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import write_atomically
 from drcn_keras.image import as_scales
@@ -86,7 +86,7 @@ def _has_ended(stateful, epoch):
 
 
 def _saver(settings, folder, identity, stateful, workers):
-    return callbacks.Checkpoints(
+    return safekeeping.Checkpoints(
         folder.checkpoints,
         identity,
         stateful,
@@ -109,7 +109,7 @@ def _rules(settings, stateful, inputs, folder, workers):
     clock = stateful["progress"]
     # In this order: nothing is measured or kept after a NaN, records see what was measured, the state comes last.
     rules = [
-        callbacks.NonFiniteGuard(),
+        safekeeping.NonFiniteGuard(),
         *_schedules(settings, clock),
         callbacks.TimeLimit(clock),
         callbacks.TimeLeft(clock),
@@ -246,7 +246,7 @@ def _optimizer(settings):
         optimizer = keras.optimizers.SGD(settings.learning_rate, momentum=settings.momentum, **options)
     else:
         optimizer = keras.optimizers.Adam(settings.learning_rate, **options)
-    callbacks.average_weights(optimizer)
+    safekeeping.average_weights(optimizer)
     return optimizer
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from drcn_keras.callbacks import averaged
 from drcn_keras.data import Pair
 from drcn_keras.errors import UserError
 from drcn_keras.metrics import comparable, mean_psnr, psnr, ssim
+from drcn_keras.safekeeping import averaged
 from drcn_keras.tiling import compiled, default_tile, restoring, tiles
 
 

@@ -32,6 +32,7 @@ ORDER = [
     "commands",
     "checkpoint",
     "callbacks",
+    "safekeeping",
     "records",
     "run_folder",
     "data",
