@@ -149,7 +149,7 @@ def read_pixels(path: str) -> tuple[np.ndarray, bytes | None]:
     except (IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     except Image.DecompressionBombError as error:
-        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise UserError(f"{path}: refused as a decompression bomb: more than {limit:.0f} million pixels.") from error
     except UnidentifiedImageError as error:
         known = ", ".join(sorted((*_FORMATS, "TIFF")))
@@ -182,7 +182,8 @@ def _decoded(file):
 
 
 def _check_size(width, height):
-    if width * height > 2 * Image.MAX_IMAGE_PIXELS:
+    # None, Pillow's own way to lift the limit, lifts it here too.
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
 
 

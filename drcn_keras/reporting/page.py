@@ -84,20 +84,27 @@ def report(
     with tempfile.TemporaryDirectory() as folder:
         results = _measure(names, networks, data_dir, folder)
         page["pictures"] = pictures.pictures(results)
-    page["findings"] = tables.findings(results)
-    page["benchmark"] = tables.benchmark(results, tables.families(networks))
-    page["ensemble"] = [tables.parts(result) for result in results]
-    page["images"] = [
-        {**entry, "gain": tables.gain(entry), **{key: result[key] for key in ("dataset", "scale", "model")}}
-        for result in results
-        for entry in result["images"]
-    ]
+    page |= _numbers(results, networks)
     page["models"] = [_model(model, name, networks[name]) for model, name in names.items()]
     page["sections"] = [(section, title) for section, title in SECTIONS.items() if page.get(section, True)]
 
     html = _template().render(page).encode()
     write_atomically(path, lambda file: file.write(html))
     return path
+
+
+def _numbers(results, networks):
+    """The page's tables and sentences."""
+    return {
+        "findings": tables.findings(results),
+        "benchmark": tables.benchmark(results, tables.families(networks)),
+        "ensemble": [tables.parts(result) for result in results],
+        "images": [
+            {**entry, "gain": tables.gain(entry), **{key: result[key] for key in ("dataset", "scale", "model")}}
+            for result in results
+            for entry in result["images"]
+        ],
+    }
 
 
 def _measure(names, networks, data_dir, folder):
