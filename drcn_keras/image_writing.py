@@ -20,7 +20,7 @@ from drcn_keras.image_files import eight_bit
 # By suffix: Pillow's name of the format, its options, whether it holds transparency, whether 16 bit, its longest side.
 _JPEG = ("JPEG", {"quality": 95, "subsampling": 0}, False, False, 65500)
 _TIFF = ("TIFF", {"compression": "tiff_lzw"}, True, True, 2**31 - 1)
-_WRITTEN: dict[str, tuple[str, dict, bool, bool]] = {
+_WRITTEN: dict[str, tuple[str, dict, bool, bool, int]] = {
     ".png": ("PNG", {}, True, True, 2**31 - 1),
     ".tif": _TIFF,
     ".tiff": _TIFF,
