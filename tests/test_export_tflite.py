@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -19,7 +21,7 @@ from drcn_keras.errors import UserError
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
 
-from drcn_keras.export import flatbuffer, limits, names, quantize, runner, samples, tflite, tune
+from drcn_keras.export import flatbuffer, limits, metadata, names, quantize, runner, samples, tflite, tune
 from drcn_keras.export.exporter import Exporter, Options
 from drcn_keras.export.manifest import sha256, sha256_of_file
 from drcn_keras.export.pipeline import Pipeline, to_tflite
@@ -63,7 +65,9 @@ def exported(tmp_path_factory, photos):
     model = tiny_model()
     model.save(folder / "model.keras")
     exporter = Exporter(
-        model, str(folder / "model.keras"), Options(height=24, width=20, representative_dir=str(photos))
+        model,
+        str(folder / "model.keras"),
+        Options(height=24, width=20, representative_dir=str(photos), license="CC0-1.0"),
     )
     manifests = tflite.export(exporter, str(folder), ["luma", "rgb"], quantize.MODES, test_dir=str(photos))
     return model, folder, {(manifest["pipeline"], manifest["mode"]): manifest for manifest in manifests}
@@ -202,6 +206,37 @@ def test_manifest_describes_the_files(exported):
     assert luma["macs"] == 48 * 40 * (72 + 5 * 576 + 72)
     assert luma["test"][0]["dataset"] == "photos0"
     assert manifests["luma", "float32"]["test"][0]["drop"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_file_says_what_it_is_without_its_manifest(exported):
+    model, folder, manifests = exported
+    for (pipeline, mode), manifest in manifests.items():
+        content = (folder / manifest["model"]["file"]).read_bytes()
+        about = metadata.read(content)
+        expected = {"format": 1, "pipeline": pipeline, "mode": mode, "scale": 2, "filters": 8, "recursions": 2}
+        assert expected.items() <= about.items()
+        # Two recursions: 6 pixels of the ILR, half as many and the bicubic's two of the low-resolution image.
+        ends = {"luma": ([0.0, 1.0], 6, 1), "rgb": ([0, 255], 5, 3)}[pipeline]
+        assert (about["value_range"], about["halo"], about["channels"]) == ends
+        assert about["license"] == "CC0-1.0"
+        assert flatbuffer.read(content).description.startswith(b"DRCN super-resolution x2")
+    with pytest.raises(KeyError, match="drcn_keras"):
+        metadata.read(to_tflite(Pipeline(model, "luma", inference.inference_model(model, residual=True)), 8, 8))
+
+
+def test_the_python_of_the_docs_runs_as_it_stands(exported, photos, tmp_path):
+    _, folder, _ = exported
+    text = (ROOT / "docs" / "tflite_in_an_app.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    path = folder / "drcn_x2_rgb_int8.tflite"
+    shutil.copy(path, tmp_path)
+    shutil.copy(photos / "0.png", tmp_path / "photo.png")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "x2, tiles overlap by 5 pixels, licence CC0-1.0\n"
+    lr = np.asarray(Image.open(photos / "0.png"))[:24, :20]
+    sr = np.asarray(Image.open(tmp_path / "large.png"))
+    assert np.array_equal(sr, runner.Runner(str(path))(lr))
 
 
 @pytest.mark.parametrize("pipeline", tflite.PIPELINES)
@@ -359,6 +394,7 @@ def test_a_preset_is_named_in_the_manifest(monkeypatch, capsys, tmp_path):
     assert _run_main(monkeypatch, capsys, *arguments) is None
     manifest = json.loads((tmp_path / "drcn_x2_luma_float16.json").read_text())
     weights = pathlib.Path(drcn_keras.__file__).parent / "weights" / "mobile-x2.keras"
+    assert metadata.read((tmp_path / "drcn_x2_luma_float16.tflite").read_bytes())["license"] == "MIT"
     assert manifest["source"] == {"model": "mobile-x2.keras", "sha256": sha256_of_file(weights)}
 
 

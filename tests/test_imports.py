@@ -61,6 +61,7 @@ APART = {
         "flatbuffer",
         "quantize",
         "pipeline",
+        "metadata",
         "tune",
         "samples",
         "fidelity",

@@ -9,9 +9,8 @@ import tensorflow as tf
 
 from drcn_keras import inference
 from drcn_keras.errors import UserError
-from drcn_keras.export import fidelity, names, quantize, runner, samples, tune
-from drcn_keras.export.manifest import lr_halo
-from drcn_keras.export.pipeline import Pipeline, to_tflite
+from drcn_keras.export import fidelity, metadata, names, quantize, runner, samples, tune
+from drcn_keras.export.pipeline import Pipeline, lr_halo, to_tflite
 from drcn_keras.model import DRCN
 
 
@@ -25,6 +24,7 @@ class Options:
         representative_dir: folder of photographs for the 8-bit modes, or "": dynamic is then made without.
         rgb_dtype: "uint8" or "float32", at the ends of the rgb pipeline.
         label: ends the files' names, for variants of one model: "qat".
+        license: of the weights, such as "MIT"; it stands in the file. "" where it is unknown.
     """
 
     height: int = 64
@@ -33,6 +33,7 @@ class Options:
     representative_dir: str = ""
     rgb_dtype: str = "uint8"
     label: str = ""
+    license: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,9 @@ class Exporter:
             self._prepared[mode] = self._prepare(mode)
         network, ranges = self._prepared[mode]
         size = (None, None) if self.options.dynamic_shape else (self.options.height, self.options.width)
-        return quantize.to_mode(to_tflite(self._pipeline(pipeline, network), *size), mode, ranges)
+        graph = self._pipeline(pipeline, network)
+        content = quantize.to_mode(to_tflite(graph, *size), mode, ranges)
+        return metadata.attach(content, metadata.describe(self.model, graph, mode, self.options.license))
 
     def _pipeline(self, kind, network):
         return Pipeline(self.model, kind, network, self.options.rgb_dtype)

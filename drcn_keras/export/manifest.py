@@ -9,11 +9,7 @@ import numpy as np
 import drcn_keras
 from drcn_keras.export import fidelity, flatbuffer, runner
 from drcn_keras.export.limits import limits_of
-
-
-def lr_halo(model):
-    """Low-resolution pixels around an output pixel that it depends on, the bicubic's two included."""
-    return -(-model.halo // model.scale) + 2
+from drcn_keras.export.pipeline import lr_halo
 
 
 def describe(exporter, pipeline, mode, content, packed, golden):

@@ -9,6 +9,11 @@ from drcn_keras import inference
 from drcn_keras.export import flatbuffer
 
 
+def lr_halo(model):
+    """Low-resolution pixels around an output pixel that it depends on, the bicubic's two included."""
+    return -(-model.halo // model.scale) + 2
+
+
 class Pipeline:
     """A tensor program around the folded residual network of a DRCN.
 
@@ -29,6 +34,8 @@ class Pipeline:
         self.gain = inference.skip_gain(model)
         self.dtype = "float32" if kind == "luma" else rgb_dtype
         self.input_name = "ilr" if kind == "luma" else "lr"
+        # Pixels of the input around an output pixel that it depends on.
+        self.halo = model.halo if kind == "luma" else lr_halo(model)
         self.input_channels = model.channels if kind == "luma" else 3
 
     def __call__(self, images):

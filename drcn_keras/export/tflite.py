@@ -17,7 +17,7 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from drcn_keras import commands
-from drcn_keras.card import path_of
+from drcn_keras.card import path_of, presets
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.export import quantize, runner
@@ -28,6 +28,7 @@ from drcn_keras.files import write_atomically
 from drcn_keras.inputs import load_at
 
 PIPELINES = ("luma", "rgb")
+PRESETS_LICENSE = "MIT"
 
 
 def export(exporter, output, pipelines, modes, test_dir="", overwrite=False, inspect=None):
@@ -128,6 +129,7 @@ def define_flags(values=flags.FLAGS):
     define("enum", "rgb_dtype", "uint8", ["uint8", "float32"], "ends of the rgb pipeline; browsers want float32")
     define("string", "representative_dir", "", "training photographs; int8 and int16x8 need them")
     define("string", "data_dir", "", "original photographs to measure the luma files on")
+    define("string", "license", "", f"of the weights, written into the file; the presets' is {PRESETS_LICENSE}")
     define("bool", "overwrite", False, "replace files that exist")
 
 
@@ -151,6 +153,7 @@ def main(argv):
         dynamic_shape=FLAGS.dynamic_shape,
         representative_dir=FLAGS.representative_dir,
         rgb_dtype=FLAGS.rgb_dtype,
+        license=FLAGS.license or (PRESETS_LICENSE if FLAGS.model in presets() else ""),
     )
     model = load_at(FLAGS.model, FLAGS.scale and int(FLAGS.scale))
     exporter = Exporter(model, path_of(FLAGS.model), options)
