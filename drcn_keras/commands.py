@@ -22,7 +22,11 @@ def run(main: Callable[[list[str]], object], define_flags: Callable[[], None]) -
         define_flags: function that defines the command's flags.
     """
     prepare_tensorflow()
+    known = set(FLAGS)
     define_flags()
+    # --help shows what the program's own file defines, and an installed command's file is a few lines of pip's.
+    for name in set(FLAGS) - known:
+        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
     # What is half done is taken back, as after Ctrl-C; training writes a checkpoint and has a handler of its own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from kit import ROOT, small_drcn
 from tensorflow.core.protobuf import saved_model_pb2
 
-from drcn_keras.export import saved_model
+from drcn_keras.export import servable
 
 # Small enough that images of tens of pixels are several tiles and too many pixels soon reached.
 TILE, MAX_PIXELS = 32, 4096
@@ -30,7 +30,7 @@ def exported():
     model = small_model()
     folder = tempfile.TemporaryDirectory(prefix="drcn-saved-model-")
     exported.folder = folder  # Removed with the process.
-    path = saved_model.export(model, folder.name, max_pixels=MAX_PIXELS, tile=TILE, warmup_sizes=((8, 8), (12, 20)))
+    path = servable.export(model, folder.name, max_pixels=MAX_PIXELS, tile=TILE, warmup_sizes=((8, 8), (12, 20)))
     return model, pathlib.Path(path)
 
 

@@ -21,7 +21,7 @@ from drcn_keras.errors import UserError
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
 
-from drcn_keras.export import flatbuffer, limits, metadata, names, quantize, runner, samples, tflite, tune
+from drcn_keras.export import flatbuffer, limits, metadata, names, quantize, runner, samples, tflite, tflite_files, tune
 from drcn_keras.export.exporter import Exporter, Options
 from drcn_keras.export.manifest import sha256, sha256_of_file
 from drcn_keras.export.pipeline import Pipeline, to_tflite
@@ -67,14 +67,14 @@ def exported(tmp_path_factory, photos):
     exporter = Exporter(
         model,
         str(folder / "model.keras"),
-        Options(height=24, width=20, representative_dir=str(photos), license="CC0-1.0"),
+        Options(lr_height=24, lr_width=20, representative_dir=str(photos), license="CC0-1.0"),
     )
-    manifests = tflite.export(exporter, str(folder), ["luma", "rgb"], quantize.MODES, test_dir=str(photos))
+    manifests = tflite_files.export(exporter, str(folder), ["luma", "rgb"], names.MODES, data_dir=str(photos))
     return model, folder, {(manifest["pipeline"], manifest["mode"]): manifest for manifest in manifests}
 
 
-@pytest.mark.parametrize("mode", quantize.MODES)
-@pytest.mark.parametrize("pipeline", tflite.PIPELINES)
+@pytest.mark.parametrize("mode", names.MODES)
+@pytest.mark.parametrize("pipeline", names.PIPELINES)
 def test_operators_are_on_the_allow_list(exported, pipeline, mode):
     _, folder, manifests = exported
     content = (folder / manifests[pipeline, mode]["model"]["file"]).read_bytes()
@@ -85,7 +85,7 @@ def test_operators_are_on_the_allow_list(exported, pipeline, mode):
     assert flatbuffer.operators(content)["CONV_2D"] == 2 + 2 + 2 + 1 + (3 if pipeline == "rgb" else 0)
 
 
-@pytest.mark.parametrize("mode", quantize.MODES)
+@pytest.mark.parametrize("mode", names.MODES)
 def test_luma_file_equals_the_model(exported, mode):
     model, folder, manifests = exported
     golden = np.load(folder / manifests["luma", mode]["golden"]["file"], allow_pickle=False)
@@ -110,8 +110,8 @@ def test_rgb_file_equals_upscale_within_one_step(exported):
 
 def test_heavy_convolutions_compute_in_integers(exported):
     _, _, manifests = exported
-    for pipeline in tflite.PIPELINES:
-        for mode in quantize.CALIBRATED:
+    for pipeline in names.PIPELINES:
+        for mode in names.CALIBRATED:
             # embedding_2, two recursions and their reconstructions; each recursion's sum.
             assert manifests[pipeline, mode]["integer_operators"] == {"ADD": 2, "CONV_2D": 5}
         assert manifests[pipeline, "float32"]["integer_operators"] == {}
@@ -132,7 +132,7 @@ def test_kernels_are_stored_once_in_8_bit(exported, mode):
         assert kernels[f"{name}/kernel"].dtype == np.int8
 
 
-@pytest.mark.parametrize("pipeline", tflite.PIPELINES)
+@pytest.mark.parametrize("pipeline", names.PIPELINES)
 def test_float16_weights_and_biases_are_all_expanded_ahead_of_the_network(exported, pipeline):
     # LiteRT 1.4 keeps a convolution out of XNNPACK when its bias alone is float32.
     _, folder, manifests = exported
@@ -239,11 +239,11 @@ def test_the_python_of_the_docs_runs_as_it_stands(exported, photos, tmp_path):
     assert np.array_equal(sr, runner.Runner(str(path))(lr))
 
 
-@pytest.mark.parametrize("pipeline", tflite.PIPELINES)
+@pytest.mark.parametrize("pipeline", names.PIPELINES)
 def test_the_device_checker_passes_every_file_that_was_written(exported, pipeline):
     _, folder, manifests = exported
     files = [folder / manifest["model"]["file"] for (kind, _), manifest in manifests.items() if kind == pipeline]
-    assert len(files) == len(quantize.MODES)
+    assert len(files) == len(names.MODES)
     command = [sys.executable, ROOT / "tflite" / "check.py", "--runs=1", "--warmup=0", "--threads=2", *files]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -251,7 +251,7 @@ def test_the_device_checker_passes_every_file_that_was_written(exported, pipelin
 
 
 def test_a_device_at_the_golden_limit_still_reaches_the_float_limit():
-    for mode in quantize.MODES:
+    for mode in names.MODES:
         for dtype in ("float32", "uint8"):
             held_to = limits.limits_of(mode, dtype)
             required = limits.required_psnr(held_to)
@@ -373,12 +373,12 @@ def model_file(tmp_path_factory):
     return str(path)
 
 
-def _run_main(monkeypatch, capsys, *arguments):
-    """The command in this process: (exit code, what it wrote to standard error)."""
+def _run_main(monkeypatch, *arguments):
+    """The command in this process: the error that it ended with, or None."""
     from absl import flags
 
     values = flags.FlagValues()
-    monkeypatch.setattr(tflite.flags, "FLAGS", values)
+    monkeypatch.setattr(tflite, "FLAGS", values)
     flags.DEFINE_integer("verbosity", -1, "absl's", flag_values=values)
     tflite.define_flags(values)
     values(["export_tflite", *arguments])
@@ -389,20 +389,20 @@ def _run_main(monkeypatch, capsys, *arguments):
     return None
 
 
-def test_a_preset_is_named_in_the_manifest(monkeypatch, capsys, tmp_path):
+def test_a_preset_is_named_in_the_manifest(monkeypatch, tmp_path):
     arguments = ("--model=mobile-x2", "--lr_height=24", "--lr_width=24", "--mode=float16", f"--output={tmp_path}")
-    assert _run_main(monkeypatch, capsys, *arguments) is None
+    assert _run_main(monkeypatch, *arguments) is None
     manifest = json.loads((tmp_path / "drcn_x2_luma_float16.json").read_text())
     weights = pathlib.Path(drcn_keras.__file__).parent / "weights" / "mobile-x2.keras"
     assert metadata.read((tmp_path / "drcn_x2_luma_float16.tflite").read_bytes())["license"] == "MIT"
     assert manifest["source"] == {"model": "mobile-x2.keras", "sha256": sha256_of_file(weights)}
 
 
-def test_refusals(monkeypatch, capsys, model_file, photos, tmp_path):
+def test_refusals(monkeypatch, model_file, photos, tmp_path):
     def refused(*arguments):
-        return _run_main(monkeypatch, capsys, f"--model={model_file}", f"--output={tmp_path}", *arguments)
+        return _run_main(monkeypatch, f"--model={model_file}", f"--output={tmp_path}", *arguments)
 
-    assert "--representative_dir" in refused("--mode=int8")
+    assert "`representative_dir`" in refused("--mode=int8")
     assert "must be of float32" in refused("--mode=float32,int4")
     assert "int4" in refused("--mode=float32,int4")
     assert "must be of luma, rgb" in refused("--pipeline=yuv")
@@ -416,7 +416,7 @@ def test_refusals(monkeypatch, capsys, model_file, photos, tmp_path):
         Image.open(photos / "0.png").crop((0, 0, 40, 40)).save(few / f"{index}.png")
     assert "too few images of 64x64" in refused("--mode=int8", f"--representative_dir={few}")
     (tmp_path / "drcn_x2_luma_float32.npz").write_bytes(b"mine")
-    assert "--overwrite" in refused("--mode=float32")
+    assert "`overwrite`" in refused("--mode=float32")
     assert (tmp_path / "drcn_x2_luma_float32.npz").read_bytes() == b"mine"
     assert sorted(os.listdir(tmp_path)) == ["drcn_x2_luma_float32.npz", "few"]
 
@@ -441,10 +441,10 @@ def test_a_model_with_nan_is_one_line(tmp_path):
 # An offset of 10^(-95/20) is 95 dB.
 @pytest.mark.parametrize(("offset", "found"), [(0.1, "20.0"), (1.778e-5, "95.0"), (np.nan, "nan")])
 def test_a_file_that_a_checker_would_fail_is_not_written(model_file, tmp_path, offset, found):
-    exporter = Exporter(drcn_keras.load(model_file), model_file, Options(height=24, width=20))
+    exporter = Exporter(drcn_keras.load(model_file), model_file, Options(lr_height=24, lr_width=20))
     layer = exporter.network.get_layer("reconstruction_2")
     kernel, bias = layer.get_weights()
     layer.set_weights([kernel, bias + offset])
     with pytest.raises(UserError, match=rf" {found} dB against the float model; expected at least 100\.0"):
-        tflite.export(exporter, str(tmp_path / "out"), ["luma"], ["float32"])
+        tflite_files.export(exporter, str(tmp_path / "out"), ["luma"], ["float32"])
     assert os.listdir(tmp_path / "out") == []

@@ -22,7 +22,7 @@ from drcn_keras import (  # noqa: E402
     inference,
 )
 from drcn_keras.errors import UserError  # noqa: E402
-from drcn_keras.export import saved_model, server_graph, server_images, warmup  # noqa: E402
+from drcn_keras.export import servable, server_graph, server_images, warmup  # noqa: E402
 
 # Operations of TensorFlow 2.12 or older, most of them of 1.x: arithmetic, shapes and control flow; the network; files
 # and bytes; variables and their reading from disk. A new one is added after looking up its age.
@@ -203,8 +203,8 @@ def quick_export(monkeypatch):
         server_graph.Upscaler, "signatures", lambda self: {"serving_default": whole(self)["serving_default"]}
     )
     ilr = np.zeros((1, 4, 4, 1), np.float32)
-    monkeypatch.setattr(saved_model, "warmup_requests", lambda source, sizes: [("serving_default", {"ilr": ilr})])
-    return lambda output, **arguments: saved_model.export(small_model(recursions=1), str(output), **arguments)
+    monkeypatch.setattr(servable, "warmup_requests", lambda source, sizes: [("serving_default", {"ilr": ilr})])
+    return lambda output, **arguments: servable.export(small_model(recursions=1), str(output), **arguments)
 
 
 def test_versions_count_up_and_are_never_replaced(quick_export, tmp_path):
@@ -218,7 +218,7 @@ def test_versions_count_up_and_are_never_replaced(quick_export, tmp_path):
 
 def test_a_wrong_record_fails_the_export_and_leaves_nothing(quick_export, monkeypatch, tmp_path):
     wrong = [("serving_default", {"ilr": np.zeros((1, 0, 4, 1), np.float32)})]
-    monkeypatch.setattr(saved_model, "warmup_requests", lambda source, sizes: wrong)
+    monkeypatch.setattr(servable, "warmup_requests", lambda source, sizes: wrong)
     with pytest.raises(UserError, match="would not load this version"):
         quick_export(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from drcn_keras.card import path_of
 from drcn_keras.commands import FLAGS
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
-from drcn_keras.export import flatbuffer, names, quantize, tflite, tune
+from drcn_keras.export import flatbuffer, names, quantize, tflite, tflite_files, tune
 from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.export.pipeline import Pipeline, to_tflite
 from drcn_keras.inputs import load_at
@@ -170,7 +170,7 @@ def define_flags():
     flags.DEFINE_string("output", None, "folder that the files are written to", required=True)
     flags.DEFINE_enum("method", None, METHODS, "what to fine-tune for", required=True)
     flags.DEFINE_list("train_dir", None, "folders of training photographs", required=True)
-    flags.DEFINE_list("mode", [], f"of {', '.join(quantize.MODES)}; default: int8 after qat, float32 and int8 else")
+    flags.DEFINE_list("mode", [], f"of {', '.join(names.MODES)}; default: int8 after qat, float32 and int8 else")
     flags.DEFINE_list("pipeline", ["luma"], "luma, rgb")
     flags.DEFINE_integer("steps", 1500, "of fine-tuning, for each stage of the method", lower_bound=1)
     flags.DEFINE_float("learning_rate", 1e-4, "of the first step", lower_bound=1e-9)
@@ -197,19 +197,19 @@ def main(argv):
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
     method = FLAGS.method
-    modes = tflite.known("mode", FLAGS.mode or (["int8"] if "qat" in method else ["float32", "int8"]), quantize.MODES)
-    pipelines = tflite.known("pipeline", FLAGS.pipeline, tflite.PIPELINES)
+    modes = tflite.choose("mode", FLAGS.mode or (["int8"] if "qat" in method else ["float32", "int8"]), names.MODES)
+    pipelines = tflite.choose("pipeline", FLAGS.pipeline, names.PIPELINES)
     source = path_of(FLAGS.model)
     model = load_at(source, FLAGS.scale and int(FLAGS.scale))
     training = {name: FLAGS[name].value for name in _TRAINING}
     options = Options(
-        height=FLAGS.lr_height,
-        width=FLAGS.lr_width,
+        lr_height=FLAGS.lr_height,
+        lr_width=FLAGS.lr_width,
         representative_dir=FLAGS.train_dir[0],
         label=method.replace("+", "-"),
     )
     first = Exporter(model, source, options)
-    tflite.refuse_existing(first, FLAGS.output, pipelines, modes, FLAGS.overwrite)
+    tflite_files.refuse_existing(first, FLAGS.output, pipelines, modes, FLAGS.overwrite)
     paths = list_folders(FLAGS.train_dir)
     tuned, network, ranges = compress(model, method, paths, first.representative, training)
     exporter = Exporter(tuned, source, options, Compressed(network=network, ranges=ranges, baseline=model))
@@ -219,7 +219,7 @@ def main(argv):
         check_findings(found, method, training, mode)
         return {**found, "compression": {"method": method, **training}}
 
-    manifests = tflite.export(exporter, FLAGS.output, pipelines, modes, FLAGS.data_dir, FLAGS.overwrite, inspect)
+    manifests = tflite_files.export(exporter, FLAGS.output, pipelines, modes, FLAGS.data_dir, FLAGS.overwrite, inspect)
     for manifest in manifests:
         path = os.path.join(FLAGS.output, manifest["model"]["file"])
         print(

@@ -2,4 +2,5 @@
 
 from drcn_keras.export.saved_model import run
 
-run()
+if __name__ == "__main__":
+    run()

@@ -2,4 +2,5 @@
 
 from drcn_keras.export.tflite import run
 
-run()
+if __name__ == "__main__":
+    run()

@@ -20,7 +20,7 @@ from drcn_keras.commands import FLAGS
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
 from drcn_keras.export import manifest as manifests
-from drcn_keras.export import runner, tflite
+from drcn_keras.export import runner, tflite, tflite_files
 from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.files import write_atomically
 from drcn_keras.inputs import load_at
@@ -57,7 +57,7 @@ def measure(exporter, modes, output, train_dirs, data_dir, int8_data_dir, traini
         if mode == "int8 (QAT)":
             manifest = _quantization_aware(exporter, output, train_dirs, training)
         else:
-            (manifest,) = tflite.export(exporter, output, ["luma"], [mode], overwrite=True)
+            (manifest,) = tflite_files.export(exporter, output, ["luma"], [mode], overwrite=True)
         row = {name: manifest[name] for name in ("integer_operators", "source")}
         row |= {"mode": mode, "file": manifest["model"]["file"], "bytes": manifest["model"]["bytes"]}
         with open(os.path.join(output, row["file"]), "rb") as file:
@@ -80,7 +80,7 @@ def _quantization_aware(exporter, output, train_dirs, training):
     tuned, network, ranges = compress.compress(model, "qat", paths, exporter.representative, training)
     trained = Compressed(network=network, ranges=ranges, baseline=model)
     aware = Exporter(tuned, exporter.source, Options(label="qat"), trained)
-    (manifest,) = tflite.export(aware, output, ["luma"], ["int8"], overwrite=True)
+    (manifest,) = tflite_files.export(aware, output, ["luma"], ["int8"], overwrite=True)
     return manifest
 
 
@@ -164,7 +164,7 @@ def main(argv):
     source = path_of(FLAGS.model)
     options = Options(representative_dir=FLAGS.train_dir[0])
     exporter = Exporter(load_at(source, FLAGS.scale and int(FLAGS.scale)), source, options)
-    modes = tflite.known("mode", FLAGS.mode, MODES)
+    modes = tflite.choose("mode", FLAGS.mode, MODES)
     os.makedirs(FLAGS.output, exist_ok=True)
     rows = measure(exporter, modes, FLAGS.output, FLAGS.train_dir, FLAGS.data_dir, FLAGS.int8_data_dir, training)
     print(markdown(rows))

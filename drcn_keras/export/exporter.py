@@ -19,16 +19,16 @@ class Options:
     """What the files of an export are made for.
 
     Args:
-        height, width: pixels of the low-resolution image.
-        dynamic_shape: let the file take any size; height and width then size the golden vectors only.
+        lr_height, lr_width: pixels of the low-resolution image.
+        dynamic_shape: let the file take any size; they then size the golden vectors only.
         representative_dir: folder of photographs for the 8-bit modes, or "": dynamic is then made without.
         rgb_dtype: "uint8" or "float32", at the ends of the rgb pipeline.
         label: ends the files' names, for variants of one model: "qat".
         license: of the weights, such as "MIT"; it stands in the file. "" where it is unknown.
     """
 
-    height: int = 64
-    width: int = 64
+    lr_height: int = 64
+    lr_width: int = 64
     dynamic_shape: bool = False
     representative_dir: str = ""
     rgb_dtype: str = "uint8"
@@ -80,10 +80,10 @@ class Exporter:
         self._prepared = {}
         self._test_sets = {}
         halo = lr_halo(model)
-        if min(options.height, options.width) <= 2 * halo:
+        if min(options.lr_height, options.lr_width) <= 2 * halo:
             raise UserError(
-                f"a file for {options.height}x{options.width} low-resolution pixels cannot be tiled: an output pixel "
-                f"depends on the {halo} around it; expected --lr_height and --lr_width of at least {2 * halo + 1}."
+                f"a file for {options.lr_height}x{options.lr_width} low-resolution pixels cannot be tiled: an output "
+                f"pixel depends on the {halo} around it; expected `lr_height` and `lr_width` of {2 * halo + 1} or more."
             )
 
     def stem(self, pipeline, mode):
@@ -97,7 +97,7 @@ class Exporter:
         if mode not in self._prepared:
             self._prepared[mode] = self._prepare(mode)
         network, ranges = self._prepared[mode]
-        size = (None, None) if self.options.dynamic_shape else (self.options.height, self.options.width)
+        size = (None, None) if self.options.dynamic_shape else (self.options.lr_height, self.options.lr_width)
         graph = self._pipeline(pipeline, network)
         content = quantize.to_mode(to_tflite(graph, *size), mode, ranges)
         return metadata.attach(content, metadata.describe(self.model, graph, mode, self.options.license))
@@ -107,11 +107,11 @@ class Exporter:
 
     def _prepare(self, mode):
         """The network that a mode is made from, and the ranges of its tensors or None."""
-        if self.tuning and mode in quantize.EIGHT_BIT and self.options.representative_dir:
+        if self.tuning and mode in names.EIGHT_BIT and self.options.representative_dir:
             return self._tuned(mode)
         if mode == "int8" and self.ranges:
             return self.network, self.ranges
-        return self.network, self._ranges(self._luma(self.network), mode) if mode in quantize.CALIBRATED else None
+        return self.network, self._ranges(self._luma(self.network), mode) if mode in names.CALIBRATED else None
 
     def _tuned(self, mode):
         network, content, target = self._rounded
@@ -132,7 +132,7 @@ class Exporter:
         return network, self._luma(network), target
 
     def _ranges(self, content, mode):
-        return quantize.calibrate(content, self.representative, mode) if mode in quantize.CALIBRATED else None
+        return quantize.calibrate(content, self.representative, mode) if mode in names.CALIBRATED else None
 
     def _luma(self, network):
         """A small float file of the luma pipeline: what the network's tensors are looked at in."""
@@ -153,7 +153,7 @@ class Exporter:
     def golden(self, pipeline, content):
         """Golden vectors of a file: names, inputs, the float model's outputs, the file's own."""
         reference = self._pipeline(pipeline, self.reference)
-        cases, inputs = samples.golden_inputs(reference, self.options.height, self.options.width)
+        cases, inputs = samples.golden_inputs(reference, self.options.lr_height, self.options.lr_width)
         floats = np.concatenate([np.asarray(reference(tf.constant(case[None]))) for case in inputs])
         run = runner.Runner(content)
         return {

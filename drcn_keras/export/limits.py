@@ -25,7 +25,7 @@ def limits_of(mode: str, output_dtype: str) -> dict[str, Any]:
     """The limits of a file, as the manifest holds them; None is no limit.
 
     Args:
-        mode: one of `quantize.MODES`.
+        mode: one of `names.MODES`.
         output_dtype: "float32" or "uint8", of the file's output.
     """
     limits = dict(_OF_MODE[mode])

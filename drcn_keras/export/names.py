@@ -1,8 +1,13 @@
-"""The names of the network's layers, and of the tensors in a .tflite file: one spelling for all who write or read them.
+"""The names of modes, layers and tensors of the TFLite files: one spelling for all who write or read them.
 
 What the n-th operator of a kind writes is named after its layer ("inference_3"), `STATE` for relu(h + conv(h)),
 `WEIGHTED` and `ENSEMBLE` for the sum over recursions. A layer's weights are "<layer>/kernel" and "<layer>/bias".
 """
+
+PIPELINES = ("luma", "rgb")
+MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
+CALIBRATED = ("int8", "int16x8")
+EIGHT_BIT = ("dynamic", *CALIBRATED)
 
 EMBEDDING_1 = "embedding_1"
 EMBEDDING_2 = "embedding_2"

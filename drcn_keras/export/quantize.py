@@ -17,10 +17,6 @@ from ai_edge_quantizer.qtyping import TFLOperationName as Operation
 
 from drcn_keras.export import flatbuffer, names
 
-MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
-CALIBRATED = ("int8", "int16x8")
-EIGHT_BIT = ("dynamic", *CALIBRATED)
-
 _HEAVY = names.pattern(*names.HEAVY)
 _STATE = names.pattern(names.STATE)
 _LEVELS = 255
@@ -32,8 +28,8 @@ def to_mode(content, mode, ranges=None):
 
     Args:
         content: bytes of a file that `pipeline.to_tflite` made.
-        mode: one of MODES.
-        ranges: for the CALIBRATED modes, dict of tensor name to (low, high).
+        mode: one of `names.MODES`.
+        ranges: for the `names.CALIBRATED` modes, dict of tensor name to (low, high).
 
     Returns:
         bytes.

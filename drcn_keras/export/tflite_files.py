@@ -1,0 +1,99 @@
+"""Writes a trained DRCN as .tflite files, each with golden vectors and a manifest, and proves each in LiteRT."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from drcn_keras.errors import UserError
+from drcn_keras.export import names, runner
+from drcn_keras.export.limits import required_psnr
+from drcn_keras.export.manifest import describe
+from drcn_keras.files import write_atomically
+
+
+def export(exporter, output, pipelines, modes, data_dir="", overwrite=False, inspect=None):
+    """Writes one .tflite, .npz and .json for each pipeline and mode.
+
+    Args:
+        exporter: `Exporter`.
+        output: folder, made when missing.
+        pipelines: of `names.PIPELINES`.
+        modes: of `names.MODES`.
+        data_dir: folder of original photographs to measure luma files on, or "".
+        overwrite: replace files that exist.
+        inspect: function of (content, mode) that returns more for the manifest, or raises UserError.
+
+    Returns:
+        list of manifests (dicts), one for each .tflite.
+
+    Raises:
+        UserError: a mode needs representative images, a file exists, a file failed its check.
+    """
+    if set(modes) & set(names.CALIBRATED) and not (exporter.ranges and set(modes) <= {"int8"}):
+        _ = exporter.representative  # What is missing is said before anything is written.
+    refuse_existing(exporter, output, pipelines, modes, overwrite)
+    os.makedirs(output, exist_ok=True)
+    jobs = [(pipeline, mode) for pipeline in pipelines for mode in modes]
+    manifests = []
+    for pipeline, mode in tqdm(jobs, desc="export", unit="file", disable=None):
+        manifests.append(_export_one(exporter, output, pipeline, mode, data_dir, inspect))
+    return manifests
+
+
+def refuse_existing(exporter, output, pipelines, modes, overwrite):
+    """Raises UserError when a file would be replaced without leave."""
+    for pipeline in pipelines:
+        for mode in modes:
+            for suffix in (".tflite", ".npz", ".json"):
+                path = os.path.join(output, exporter.stem(pipeline, mode) + suffix)
+                if os.path.exists(path) and not overwrite:
+                    raise UserError(f"{path} exists; `overwrite` replaces it.")
+
+
+def _export_one(exporter, output, pipeline, mode, data_dir, inspect):
+    stem = exporter.stem(pipeline, mode)
+    content = exporter.content(pipeline, mode)
+    golden = exporter.golden(pipeline, content)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **golden)
+    manifest = describe(exporter, pipeline, mode, content, packed.getvalue(), golden)
+    if inspect:
+        manifest.update(inspect(content, mode))
+    required = required_psnr(manifest["limits"])
+    # Not "less than": NaN is no agreement either.
+    if not manifest["psnr_vs_float"] >= required:
+        raise UserError(
+            f"{stem}: {manifest['psnr_vs_float']:.1f} dB against the float model; expected at least {required:.1f}. "
+            "Nothing was written for it."
+        )
+    _prove(stem, content, packed.getvalue())
+    if data_dir and pipeline == "luma":
+        manifest["test"] = [exporter.test_set(data_dir).measure(content)]
+    path = os.path.join(output, stem)
+    write_atomically(f"{path}.npz", lambda file: file.write(packed.getvalue()))
+    write_atomically(f"{path}.tflite", lambda file: file.write(content))
+    # The manifest last: where it stands, the other two are whole.
+    text = json.dumps(manifest, indent=2) + "\n"
+    write_atomically(f"{path}.json", lambda file: file.write(text.encode()))
+    logging.info("%s: %d bytes, %.2f dB against the float model", stem, len(content), manifest["psnr_vs_float"])
+    return manifest
+
+
+def _prove(stem, content, packed):
+    """Runs the file in a process that never loads TensorFlow."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [os.path.join(folder, name) for name in ("model.tflite", "golden.npz")]
+        for path, data in zip(paths, (content, packed), strict=True):
+            with open(path, "wb") as file:
+                file.write(data)
+        done = subprocess.run([sys.executable, runner.__file__, *paths], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stdout or done.stderr).strip().splitlines() or ["no output"]
+        raise UserError(f"{stem}: the file fails its check in LiteRT: {last[-1]}. Nothing was written for it.")
