@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 _KERNEL_REACH = 2  # Pixels on either side that bicubic interpolation draws on.
-_NEIGHBOURS = [(row, column) for row in (0, 1, 2) for column in (0, 1, 2) if (row, column) != (1, 1)]
+NEIGHBOURS = [(row, column) for row in (0, 1, 2) for column in (0, 1, 2) if (row, column) != (1, 1)]
 
 
 def reach(halo, factor):
@@ -42,7 +42,7 @@ def extend_colors(pixels, distance):
         # Beyond the border lies nothing: alpha 0, which has no weight.
         alpha_around, colors_around = np.pad(alpha / 4, 1), np.pad(colors, ((1, 1), (1, 1), (0, 0)))
         total, weights, opacity = np.zeros_like(colors), np.zeros_like(alpha), alpha
-        for row, column in _NEIGHBOURS:
+        for row, column in NEIGHBOURS:
             window = (slice(row, row + height), slice(column, column + width))
             weight = np.maximum(alpha_around[window] - alpha, 0)
             total += weight[..., None] * colors_around[window]

@@ -32,8 +32,8 @@ OLD_OPERATIONS = """
     Mul Neg NoOp NotEqual Pack Placeholder Prod Range RealDiv Relu Reshape Round Select SelectV2 Shape Size Squeeze
     StatefulPartitionedCall StatelessIf StatelessWhile StridedSlice Sub Sum TensorListConcatV2 TensorListFromTensor
     TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Transpose Unpack While ZerosLike
-    BiasAdd Conv2D
-    DecodeJpeg DecodePng DecodeRaw EncodePng ExtractJpegShape StringLength Substr
+    ArgMin BiasAdd Conv2D Pad
+    DecodeJpeg DecodePng DecodeRaw EncodePng ExtractJpegShape StringFormat StringLength Substr
     AssignVariableOp DisableCopyOnRead MergeV2Checkpoints ReadVariableOp RestoreV2 SaveV2 ShardedFilename
     StaticRegexFullMatch StringJoin VarHandleOp VarIsInitializedOp
 """
@@ -108,6 +108,13 @@ def enlarged_by_hand(model, rgb):
     return np.clip(image.ycbcr_to_rgb(ycbcr), 0.0, 1.0)
 
 
+def batch_with(value):
+    """Three images, the second with one value that is wrong."""
+    images = np.zeros((3, 2, 2, 3), np.float32)
+    images[1, 1, 0, 2] = value
+    return images
+
+
 def test_c_library_answers_every_signature_and_survives_bad_requests(path, model, tmp_path):
     """No Python TensorFlow: the session that TF Serving makes. Refusals in between must not end it."""
     sizes = [(1, 1), (9, 14), (45, 50)]  # The last is three by four tiles.
@@ -121,10 +128,18 @@ def test_c_library_answers_every_signature_and_survives_bad_requests(path, model
     good += [("upscale_image", {"image_bytes": batch})]
     bad = [
         ("serving_default", {"ilr": np.zeros((1, 0, 4, 1), np.float32)}, "empty image"),
-        ("upscale", {"lr": np.full((1, 2, 2, 3), 255.0, np.float32)}, "values in [0, 1] expected"),
-        ("upscale", {"lr": np.full((1, 2, 2, 3), np.nan, np.float32)}, "NaN"),
-        ("upscale_uint8", {"lr": np.zeros((1, 64, 65, 3), np.uint8)}, f"at most {MAX_PIXELS} in one request"),
-        ("upscale_image", {"image_bytes": strings(b"not an image")}, "not an image"),
+        ("upscale", {"lr": batch_with(255.0)}, "[image 2 of 3: values in [0, 1] expected; received from 0 to 255]"),
+        ("upscale", {"lr": batch_with(np.nan)}, "[image 2 of 3: values in [0, 1] expected; received NaN or infinity]"),
+        (
+            "upscale_uint8",
+            {"lr": np.zeros((1, 64, 65, 3), np.uint8)},
+            f"at most {MAX_PIXELS} in one request; received 4160]",
+        ),
+        (
+            "upscale_image",
+            {"image_bytes": strings(batch[0], b"GIF89a")},
+            "[image 2 of 2 is not an image: expected a PNG",
+        ),
         ("upscale_image", {"image_bytes": strings(batch[2][:200])}, "Invalid PNG"),
     ]
     order = [request for pair in zip(bad, good, strict=False) for request in pair] + good[len(bad) :]
@@ -149,9 +164,10 @@ def test_c_library_answers_every_signature_and_survives_bad_requests(path, model
     "kind", ["gray", "gray and alpha", "RGB", "RGBA", "16 bit gray", "16 bit RGBA", "jpeg", "gray jpeg"]
 )
 def test_upscale_image_has_the_bits_of_the_package(loaded, model, kind, tmp_path):
-    """Every value equal, not nearly equal. No pixel here is fully transparent."""
+    """Every value equal, not nearly equal, where colour lies under transparency too."""
     rgb = photograph(45, 50)
     alpha = np.uint8(255 - rgb[..., :1] // 2)
+    alpha[10:25, 5:30], alpha[25:40, 20:22], alpha[30:33] = 0, 60, 3
     rgba = np.concatenate([rgb, alpha], axis=2)
     contents = {
         "gray": lambda: as_png(rgb[..., 1]),
@@ -250,6 +266,12 @@ def test_graph_is_made_of_old_operations_alone(path):
     attributes = {name for node in nodes for name in node.attr}
     attributes |= {name for function in definition.library.function for name in function.attr}
     assert not [name for name in attributes if "xla" in name.lower() or "jit" in name.lower()]
+
+
+def test_weights_are_stored_once(path, model):
+    names = dict(tf.train.list_variables(str(path / "variables" / "variables")))
+    sizes = [int(np.prod(shape)) for name, shape in names.items() if name.endswith("VARIABLE_VALUE")]
+    assert sum(sizes) == model.count_params()
 
 
 def test_no_path_of_this_machine_is_in_the_files(path):

@@ -6,7 +6,7 @@ F times the pixels.
 
 import tensorflow as tf
 
-from drcn_keras import inference
+from drcn_keras import inference, transparency
 from drcn_keras.export import server_images
 
 # Colours as images hold them are in [0, 1] and ILR overshoots a little; 255 where 1 is meant is far outside.
@@ -24,9 +24,10 @@ class Upscaler(tf.Module):
 
     def __init__(self, model, max_pixels, tile):
         super().__init__(name="drcn_upscaler")
-        self._network = inference.inference_model(model)
-        # Trackable on their own, so that the SavedModel holds variables and nothing of Keras.
-        self._weights = [variable.value for variable in self._network.variables]
+        network = inference.inference_model(model)
+        # Behind a function, its variables by themselves: the SavedModel holds each once and nothing of Keras.
+        self._network = lambda ilr: network(ilr)
+        self._weights = [variable.value for variable in network.variables]
         self._channels = model.channels
         self._scale = model.scale
         self._halo = model.halo
@@ -73,14 +74,18 @@ class Upscaler(tf.Module):
 
         Gray stays gray, alpha stays (enlarged by bicubic interpolation), 16 bit stays 16 bit.
         """
-        with tf.control_dependencies(
-            [server_images.require(tf.size(image_bytes) > 0, "no image: the batch is empty.")]
-        ):
+        count = tf.size(image_bytes)
+        with tf.control_dependencies([server_images.require(count > 0, "no image: the batch is empty")]):
             image_bytes = tf.identity(image_bytes)
         # Sizes first, from the headers alone: nothing is decoded of a request that is refused.
-        pixels = tf.map_fn(
-            server_images.pixels_declared, image_bytes, fn_output_signature=tf.int64, parallel_iterations=1
-        )
+
+        def declared(given):
+            number, contents = given
+            name = tf.strings.format("image {} of {}", (number, count))
+            return server_images.pixels_declared(contents, name)
+
+        numbered = (tf.range(1, count + 1), image_bytes)
+        pixels = tf.map_fn(declared, numbered, fn_output_signature=tf.int64, parallel_iterations=1)
         with tf.control_dependencies([self._require_pixels(tf.reduce_sum(pixels), self._max_pixels)]):
             image_bytes = tf.identity(image_bytes)
         files = tf.map_fn(self._file_to_file, image_bytes, fn_output_signature=tf.string, parallel_iterations=1)
@@ -89,8 +94,10 @@ class Upscaler(tf.Module):
     def _file_to_file(self, contents):
         pixels, gray, alpha, deep = server_images.decode(contents)
         peak = tf.where(deep, tf.constant(65535.0, tf.float64), tf.constant(255.0, tf.float64))
+        distance = transparency.reach(self._halo, self._scale)
+        extended = tf.cond(alpha, lambda: server_images.extend_colors(pixels, peak, distance), lambda: pixels)
         # 16 bit hold 8 as well: one graph for both, up to the encoder.
-        sr = self._enlarged(pixels[None], peak, lambda sr: server_images.as_uint16(sr, peak), gray, alpha)[0]
+        sr = self._enlarged(extended[None], peak, lambda sr: server_images.as_uint16(sr, peak), gray, alpha)[0]
         return tf.cond(deep, lambda: tf.io.encode_png(sr), lambda: tf.io.encode_png(tf.cast(sr, tf.uint8)))
 
     def _enlarged(self, lr, peak, finish, gray=False, alpha=False):
@@ -194,30 +201,28 @@ class Upscaler(tf.Module):
     def _guarded(self, images, max_pixels):
         shape = tf.shape(images, out_type=tf.int64)
         pixels = shape[0] * shape[1] * shape[2]
-        with tf.control_dependencies(
-            [
-                server_images.require(
-                    pixels > 0, "empty image: every dimension must be 1 or more; received the shape", shape
-                )
-            ]
-        ):
+        text = "empty image: every dimension must be 1 or more; received the shape {}"
+        with tf.control_dependencies([server_images.require(pixels > 0, text, shape)]):
             pixels = tf.identity(pixels)
         with tf.control_dependencies([self._require_pixels(pixels, max_pixels)]):
             images = tf.identity(images)
         if not images.dtype.is_floating:
             return images
-        low, high = tf.reduce_min(images), tf.reduce_max(images)
-        # The negation catches NaN, which no comparison holds for.
-        inside = tf.logical_and(low >= _VALUE_RANGE[0], high <= _VALUE_RANGE[1])
-        finite = tf.reduce_all(tf.math.is_finite(images))
-        with tf.control_dependencies(
-            [
-                server_images.require(finite, "the image holds NaN or infinity; expected values in [0, 1]."),
-                server_images.require(inside, "values in [0, 1] expected; received from, to", low, high),
-            ]
-        ):
+        with tf.control_dependencies([self._require_values(images)]):
             return tf.identity(images)
 
     def _require_pixels(self, pixels, max_pixels):
-        text = f"too many pixels: at most {max_pixels} in one request; received"
+        text = f"too many pixels: at most {max_pixels} in one request; received {{}}"
         return server_images.require(pixels <= max_pixels, text, pixels)
+
+    def _require_values(self, images):
+        """Refuses NaN, infinity and what is far outside [0, 1], and names the first such image."""
+        low, high = tf.reduce_min(images, axis=(1, 2, 3)), tf.reduce_max(images, axis=(1, 2, 3))
+        finite = tf.reduce_all(tf.math.is_finite(images), axis=(1, 2, 3))
+        inside = finite & (low >= _VALUE_RANGE[0]) & (high <= _VALUE_RANGE[1])
+        first = tf.argmin(tf.cast(inside, tf.int32))
+        span = tf.strings.format("from {} to {}", (low[first], high[first]))
+        found = tf.where(finite[first], span, "NaN or infinity")
+        name = tf.strings.format("image {} of {}", (first + 1, tf.shape(images)[0]))
+        text = tf.strings.join([name, ": values in [0, 1] expected; received ", found])
+        return server_images.require(tf.reduce_all(inside), text)

@@ -7,7 +7,7 @@ falls as it does there.
 import numpy as np
 import tensorflow as tf
 
-from drcn_keras import image
+from drcn_keras import image, transparency
 
 # File signatures: of PNG with the head of its first chunk, of JPEG.
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -25,35 +25,45 @@ def choose(condition, yes, no):
 
 
 def require(condition, text, *values):
-    return tf.debugging.Assert(condition, [text, *values], summarize=4)
+    """An operation that refuses the request with a sentence: `text`, each {} filled with one of the values."""
+    return tf.debugging.Assert(condition, [tf.strings.format(text, values) if values else text])
 
 
-def pixels_declared(contents):
-    """The pixels that a PNG's or JPEG's header speaks of, int64; InvalidArgument for anything else."""
+def pixels_declared(contents, image="the image"):
+    """The pixels that a PNG's or JPEG's header speaks of, int64; InvalidArgument for anything else.
+
+    Args:
+        contents: bytes of a file, a string tensor.
+        image: what a refusal calls it, a string tensor.
+    """
     png = tf.strings.substr(contents, 0, len(_PNG)) == _PNG
     jpeg = tf.strings.substr(contents, 0, len(_JPEG)) == _JPEG
     whole = tf.logical_or(jpeg, tf.logical_and(png, tf.strings.length(contents) >= _PNG_HEADER))
-    text = "not an image: expected the bytes of a PNG or JPEG file; number of bytes received"
-    with tf.control_dependencies([require(whole, text, tf.strings.length(contents))]):
+
+    def refusal(text, *values):
+        return tf.strings.join([image, tf.strings.format(text, values)])
+
+    text = refusal(" is not an image: expected a PNG or JPEG file; received {} bytes", tf.strings.length(contents))
+    with tf.control_dependencies([require(whole, text)]):
         contents = tf.identity(contents)
 
     def of_png():
         sides = tf.cast(_bytes(contents, 16, 8), tf.int64)
         sides = tf.reduce_sum(tf.reshape(sides, (2, 4)) * [[1 << 24, 1 << 16, 1 << 8, 1]], axis=1)
         # PNG's own limit; without it the product could overflow.
-        with tf.control_dependencies(
-            [require(tf.reduce_all(sides < 2**31), "PNG header out of range; width and height", sides)]
-        ):
+        text = refusal(" has a PNG header out of range: width and height {}", sides)
+        with tf.control_dependencies([require(tf.reduce_all(sides < 2**31), text)]):
             return tf.reduce_prod(sides)
 
     def of_jpeg():
         shape = tf.io.extract_jpeg_shape(contents)
-        text = "JPEG with gray or colour channels, 1 or 3, expected (CMYK is not supported); received"
-        with tf.control_dependencies([require(tf.logical_or(shape[2] == 1, shape[2] == 3), text, shape[2])]):
+        known = tf.logical_or(shape[2] == 1, shape[2] == 3)
+        text = refusal(" is a JPEG of {} channels: expected gray or colour, 1 or 3 (CMYK is not supported)", shape[2])
+        with tf.control_dependencies([require(known, text)]):
             return tf.reduce_prod(tf.cast(shape[:2], tf.int64))
 
     pixels = tf.cond(png, of_png, of_jpeg)
-    with tf.control_dependencies([require(pixels > 0, "empty image: its header says 0 pixels.")]):
+    with tf.control_dependencies([require(pixels > 0, refusal(" is empty: its header says {} pixels", pixels))]):
         return tf.identity(pixels)
 
 
@@ -92,6 +102,37 @@ def decode(contents):
     pixels, gray, alpha, deep = tf.cond(png, of_png, of_jpeg)
     pixels.set_shape((None, None, 4))
     return pixels, gray, alpha, deep
+
+
+def extend_colors(pixels, peak, distance):
+    """`transparency.extend_colors` of one image: uint16 (height, width, 4) RGBA in [0, peak]."""
+    largest = tf.cast(peak, tf.float32)
+    shape = tf.shape(pixels)[:2]
+
+    def ring(step, colors, alpha, changed):
+        # Beyond the border lies nothing: alpha 0, which has no weight.
+        alpha_around = tf.pad(alpha / 4.0, ((1, 1), (1, 1)))
+        colors_around = tf.pad(colors, ((1, 1), (1, 1), (0, 0)))
+        total, weights, opacity = tf.zeros_like(colors), tf.zeros_like(alpha), alpha
+        for row, column in transparency.NEIGHBOURS:
+            rows, columns = slice(row, row + shape[0]), slice(column, column + shape[1])
+            weight = tf.maximum(alpha_around[rows, columns] - alpha, 0.0)
+            total += weight[..., None] * colors_around[rows, columns]
+            weights += weight
+            opacity = tf.maximum(opacity, alpha_around[rows, columns])
+        taken = (weights > 0.0)[..., None]
+        own = alpha[..., None]
+        # Where both are 0 the quotient is not taken.
+        spread = (own * colors + total) / tf.where(taken, own + weights[..., None], 1.0)
+        return step + 1, tf.where(taken, spread, colors), opacity, changed | taken
+
+    colors, alpha = tf.cast(pixels[..., :3], tf.float32), tf.cast(pixels[..., 3], tf.float32) / largest
+    start = (0, colors, alpha, tf.zeros_like(alpha, tf.bool)[..., None])
+    # Opaque from the start: nothing to do.
+    steps = tf.where(tf.reduce_all(alpha == 1.0), 0, distance)
+    _, colors, _, changed = tf.while_loop(lambda step, *_: step < steps, ring, start, parallel_iterations=1)
+    extended = tf.where(changed, tf.cast(tf.round(colors), pixels.dtype), pixels[..., :3])
+    return tf.concat([extended, pixels[..., 3:]], axis=2)
 
 
 def _bytes(contents, start, count):
