@@ -56,6 +56,25 @@ ORDER = [
 # Packages that the core never imports, nor one the other; their modules in the same way.
 APART = {
     "export": [
+        "names",
+        "runner",
+        "flatbuffer",
+        "quantize",
+        "pipeline",
+        "metadata",
+        "tune",
+        "samples",
+        "fidelity",
+        "limits",
+        "manifest",
+        "exporter",
+        "tflite_files",
+        "tflite",
+        "server_images",
+        "server_graph",
+        "warmup",
+        "servable",
+        "saved_model",
     ],
     "reporting": ["measured", "tables", "pictures", "plots", "page", "report", "studies", "study"],
 }

@@ -25,7 +25,7 @@ def _sizes(texts):
 def main(argv):
     commands.refuse_arguments(argv)
     sizes = _sizes(FLAGS.warmup_sizes)
-    with commands.extra("serving"), errors.tensorflow_notices_hidden():
+    with errors.extra("serving"), errors.tensorflow_notices_hidden():
         from drcn_keras.export import servable
     model = load_at(FLAGS.model, FLAGS.scale and int(FLAGS.scale))
     folder = servable.export(model, FLAGS.output, FLAGS.version, FLAGS.max_pixels, FLAGS.tile, sizes)

@@ -52,7 +52,7 @@ def main(argv):
         logging.set_verbosity(logging.ERROR)  # TensorFlow tells how it writes SavedModels.
     modes = choose("mode", FLAGS.mode, names.MODES)
     pipelines = choose("pipeline", FLAGS.pipeline, names.PIPELINES)
-    with commands.extra("tflite"), errors.tensorflow_notices_hidden():
+    with errors.extra("tflite"), errors.tensorflow_notices_hidden():
         from drcn_keras.export import tflite_files
         from drcn_keras.export.exporter import Exporter, Options
     options = Options(
