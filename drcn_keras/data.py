@@ -15,6 +15,7 @@ from absl import logging
 from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.image import as_scales, bicubic, enlarge, luma, mod_crop, shrink, turned
 from drcn_keras.image_files import list_images, read_image
+from drcn_keras.lr_files import alike, as_input, check_fit, matched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Pair:
     Attributes:
         path: of the file.
         original: uint8 (height, width, channels); both sides are multiples of `scale`.
-        lr: float32 (height / scale, width / scale, channels) about [0, 1], the original shrunk; not rounded.
+        lr: float32 (height / scale, width / scale, channels) about [0, 1], the original shrunk and not rounded, or an
+            LR image as it was given.
         scale: 2, 3 or 4.
     """
 
@@ -58,6 +60,7 @@ def load_pairs(
     channels: int = 1,
     min_side: int = 1,
     zooms: Sequence[float] = (1.0,),
+    lr_paths: dict[tuple[str, int], str] | None = None,
 ) -> list[Pair]:
     """Reads photographs and degrades them.
 
@@ -67,23 +70,30 @@ def load_pairs(
         channels: 1 for Y, 3 for RGB.
         min_side: pixels; an image with a shorter side (after mod-crop) is skipped with a warning.
         zooms: factors in (0, 1]; each image is also used bicubically shrunk by every one of them.
+        lr_paths: of `list_lr`, LR images to take as they are; None: shrink the photographs.
 
     Returns:
         list of `Pair`, the zooms and scales of one image side by side.
 
     Raises:
-        UserError: no image can be read and is large enough. Others that cannot be used are skipped with a warning.
+        UserError: no image can be read and is large enough, or an LR image is not of its original's size divided by
+            the scale. Others that cannot be used are skipped with a warning.
     """
-    pairs, skipped = [], 0
+    pairs, skipped, lr_paths = [], 0, lr_paths or {}
     for path in paths:
         try:
             image = read_image(path)
+            given = {factor: read_image(lr_paths[path, factor]) for factor in as_scales(scale)} if lr_paths else {}
         except UserError as error:
             if len(paths) == 1:
                 raise
             skipped += 1
             logging.warning("%s: skipped", error)
             continue
+        for factor, lr in given.items():
+            check_fit(lr_paths[path, factor], lr, image, factor)
+        image, *lrs = alike(image, *given.values())
+        given = {factor: as_input(lr, channels) for factor, lr in zip(given, lrs, strict=True)}
         if channels == 1:
             image = luma(image)[..., None]
         elif image.ndim == 2:
@@ -95,7 +105,8 @@ def load_pairs(
                 size = f"{original.shape[0]} x {original.shape[1]}"
                 logging.warning("%s at zoom %g is %s, smaller than %d: skipped", path, zoom, size, min_side)
                 continue
-            pairs.append(Pair(path, original, shrink(original / 255.0, factor).astype(np.float32), factor))
+            lr = given[factor] if given else shrink(original / 255.0, factor)
+            pairs.append(Pair(path, original, lr.astype(np.float32), factor))
     if not pairs:
         raise UserError(
             f"none of the {len(paths)} images can be used; expected photographs of {min_side} pixels or more each way."
@@ -133,6 +144,15 @@ def split_holdout(paths: list[str], count: int) -> tuple[list[str], list[str]]:
 def list_folders(folders: Sequence[str]) -> list[str]:
     """The image files of several folders, in order. Raises UserError as `image_files.list_images` does."""
     return [path for folder in folders for path in list_images(folder)]
+
+
+def list_lr(folders: Sequence[str], lr_folders: Sequence[str], scales: Sequence[int]) -> dict[tuple[str, int], str]:
+    """The LR image of each (photograph, scale), folder by folder. Raises UserError as `lr_files.matched` does."""
+    found = {}
+    for scale, (folder, lr_folder) in itertools.product(scales, zip(folders, lr_folders, strict=True)):
+        paths = list_images(folder)
+        found |= {(path, scale): lr for path, lr in zip(paths, matched(paths, lr_folder, scale), strict=True)}
+    return found
 
 
 class PatchStream:

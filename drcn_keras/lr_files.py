@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from drcn_keras.errors import UserError
+from drcn_keras.image import rgb_to_ycbcr
 from drcn_keras.image_files import list_images
 
 
@@ -66,16 +67,31 @@ def check_fit(path: str, lr: np.ndarray, hr: np.ndarray, scale: int) -> None:
         )
 
 
-def alike(hr: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both in RGB where only one is: the Y of a gray image is the gray itself, that of RGB runs from 16 to 235.
+def alike(*images: np.ndarray) -> list[np.ndarray]:
+    """All in RGB where one is: the Y of a gray image is the gray itself, that of RGB runs from 16 to 235.
 
     Args:
-        hr, lr: uint8 (height, width) or (height, width, 3).
+        images: uint8 (height, width) or (height, width, 3), an original and its LR images.
     """
-    if hr.ndim == lr.ndim:
-        return hr, lr
-    hr, lr = (image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in (hr, lr))
-    return hr, lr
+    if all(image.ndim == 2 for image in images):
+        return list(images)
+    return [image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2) for image in images]
+
+
+def as_input(lr: np.ndarray, channels: int) -> np.ndarray:
+    """What a network takes of an LR image: Y, not rounded, or RGB.
+
+    Args:
+        lr: uint8 (height, width) or (height, width, 3).
+        channels: 1 for Y, 3 for RGB.
+
+    Returns:
+        float64 (height, width, channels) in [0, 1].
+    """
+    pixels = lr / 255.0
+    if channels == 1:
+        return rgb_to_ycbcr(pixels)[..., :1] if lr.ndim == 3 else pixels[..., None]
+    return pixels if lr.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 def _stem(path):

@@ -9,7 +9,7 @@ from drcn_keras.image import enlarge, luma, mod_crop, rgb_to_ycbcr, shrink, ycbc
 from drcn_keras.image_files import read_image
 from drcn_keras.image_writing import write_image
 from drcn_keras.inputs import warn_skipped
-from drcn_keras.lr_files import alike, check_fit
+from drcn_keras.lr_files import alike, as_input, check_fit
 from drcn_keras.metrics import SSIM_WINDOW, comparable, eight_bit, psnr, ssim
 from drcn_keras.tiling import compiled, default_tile, restoring, tiles
 
@@ -54,8 +54,7 @@ def measure(
         # The field rounds Y before it shrinks it.
         lr_gray, lr = shrink(gray, scale), shrink(original / 255.0, scale)
     else:
-        lr = lr / 255.0
-        lr_gray = rgb_to_ycbcr(lr)[..., 0] if lr.ndim == 3 else lr
+        lr_gray, lr = as_input(lr, 1)[..., 0], lr / 255.0
     reference = comparable(gray, scale)
     bicubic = enlarge(lr_gray, scale)
     if restorer is None:

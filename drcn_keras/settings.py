@@ -32,6 +32,12 @@ class Settings:
     val_dir: tuple[str, ...] = _setting(
         (), "folders of validation photographs; none: hold out training images, see holdout"
     )
+    lr_dir: tuple[str, ...] = _setting(
+        (),
+        "folders of LR images to train on as they are, one for each of train_dir: 0001.png or 0001x2.png belongs to "
+        "0001.png; none: shrink the photographs",
+    )
+    val_lr_dir: tuple[str, ...] = _setting((), "the same for val_dir, where there are both it and lr_dir")
     model_dir: str = _setting(
         "", "where best.keras, its card, log.csv, checkpoints and TensorBoard logs go", resumable=True
     )
@@ -150,9 +156,29 @@ def check(settings: Settings) -> None:
     from drcn_keras.data import list_folders
 
     list_folders(settings.train_dir + settings.val_dir)
+    _check_lr_dirs(settings)
     if settings.init and not os.path.isfile(path_of(settings.init)):
         raise ArgumentError(f"`init`: no file at {settings.init}, and no preset of that name ({', '.join(presets())}).")
     make_folder(settings.model_dir)
+
+
+def _check_lr_dirs(settings):
+    """Raises an error unless every photograph has its LR image, or none is meant to have one."""
+    if settings.val_lr_dir and not settings.lr_dir:
+        raise ArgumentError("`val_lr_dir` needs `lr_dir`: validation measures what is trained.")
+    if not settings.lr_dir:
+        return
+    from drcn_keras.data import list_lr
+
+    for name, lr_name in (("train_dir", "lr_dir"), ("val_dir", "val_lr_dir")):
+        folders, lr_folders = getattr(settings, name), getattr(settings, lr_name)
+        if len(folders) != len(lr_folders):
+            raise ArgumentError(
+                f"`{lr_name}` must have a folder for each of {len(folders)} in `{name}`; has {len(lr_folders)}."
+            )
+        list_lr(folders, lr_folders, settings.scale)
+    if settings.zooms != (1.0,):
+        raise ArgumentError(f"`zooms` shrinks photographs that have no LR image; received {spelled(settings.zooms)}.")
 
 
 def _check_value(field, value):

@@ -179,9 +179,12 @@ def _load_data(settings):
     else:
         val_folders = folders
         train_paths, val_paths = data.split_holdout(train_paths, settings.holdout)
-    pairs = data.load_pairs(train_paths, settings.scale, settings.channels, settings.patch_size, settings.zooms)
-    smallest = SSIM_WINDOW + 2 * max(settings.scale)
-    validation = data.load_pairs(val_paths, settings.scale, settings.channels, smallest)
+    scales, channels = settings.scale, settings.channels
+    lr_paths = data.list_lr(folders, settings.lr_dir, scales) if settings.lr_dir else {}
+    lr_paths |= data.list_lr(settings.val_dir, settings.val_lr_dir, scales) if settings.lr_dir else {}
+    pairs = data.load_pairs(train_paths, scales, channels, settings.patch_size, settings.zooms, lr_paths)
+    smallest = SSIM_WINDOW + 2 * max(scales)
+    validation = data.load_pairs(val_paths, scales, channels, smallest, lr_paths=lr_paths)
     stream = data.PatchStream(
         pairs,
         settings.patch_size,
@@ -204,6 +207,8 @@ def _load_data(settings):
     checksum = 0
     for pair in pairs + validation:
         checksum = zlib.crc32(pair.original.tobytes(), checksum)
+        # An LR image that the original does not determine is part of what was seen.
+        checksum = zlib.crc32(pair.lr.tobytes(), checksum) if lr_paths else checksum
     return _Inputs(stream, validation, sources, checksum)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from drcn_keras import data
 from drcn_keras.data import Pair, PatchStream
 from drcn_keras.errors import UserError
-from drcn_keras.image import enlarge, shrink
+from drcn_keras.image import enlarge, rgb_to_ycbcr, shrink
 
 
 def numbered(height, width):
@@ -201,3 +201,44 @@ def test_the_patches_that_bicubic_restores_best_are_left_out(photographs):
     kept = {thinned.batch(step)[1].tobytes() for step in range(len(thinned))}
     assert len(thinned) == len(kept) == len(whole) - int(0.4 * len(whole))
     assert kept == set(expected)
+
+
+@pytest.fixture
+def pairs_of_files(tmp_path):
+    """Function that writes an HR and an LR image under one name; returns ([HR path], the mapping of `list_lr`)."""
+
+    def write(hr, lr, scale=2):
+        for folder, pixels in (("HR", hr), ("LR", lr)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / "a.png")
+        folders = [str(tmp_path / "HR")], [str(tmp_path / "LR")]
+        return data.list_folders(folders[0]), data.list_lr(*folders, (scale,))
+
+    return write
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lr_images_are_taken_as_they_are(pairs_of_files, channels):
+    random = np.random.default_rng(0)
+    hr, lr = random.integers(0, 256, (13, 17, 3), np.uint8), random.integers(0, 256, (6, 8, 3), np.uint8)
+    paths, lr_paths = pairs_of_files(hr, lr)
+    (pair,) = data.load_pairs(paths, 2, channels, lr_paths=lr_paths)
+    expected = rgb_to_ycbcr(lr / 255)[..., :1] if channels == 1 else lr / 255
+    assert pair.lr == pytest.approx(expected, abs=1e-6)
+    assert pair.original.shape == (12, 16, channels)
+    assert pair.ilr == pytest.approx(enlarge(expected, 2), abs=1e-5)
+
+
+def test_a_gray_lr_image_of_a_color_photograph_has_its_levels(pairs_of_files):
+    gray = np.full((6, 8), 100, np.uint8)
+    paths, lr_paths = pairs_of_files(np.full((12, 16, 3), 100, np.uint8), gray)
+    (pair,) = data.load_pairs(paths, 2, lr_paths=lr_paths)
+    # 16 + 219 * 100 / 255 = 101.9 for both.
+    assert pair.lr * 255 == pytest.approx(101.88, abs=0.01)
+    assert pair.original.max() == pair.original.min() == 102
+
+
+def test_an_lr_image_of_another_size_is_refused_by_name(pairs_of_files):
+    paths, lr_paths = pairs_of_files(np.zeros((12, 16), np.uint8), np.zeros((6, 7), np.uint8))
+    with pytest.raises(UserError, match=r"LR.a\.png is 7 x 6 pixels; expected 8 x 6"):
+        data.load_pairs(paths, 2, lr_paths=lr_paths)

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+from PIL import Image
 
 from drcn_keras.errors import UserError
 from drcn_keras.settings import Settings, as_json, check, spelled
@@ -54,3 +55,22 @@ def test_python_callers_are_told_the_argument(photographs, tmp_path, wrong, mess
 def test_text_for_numbers_is_refused_where_it_is_given():
     with pytest.raises(ValueError, match=r"^`zooms` must be numbers, separated by commas; received '1,b'"):
         Settings(zooms="1,b")
+
+
+def test_every_photograph_has_its_lr_image_or_none_is_meant_to(tmp_path):
+    for name in ("HR", "LR"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / f"a{'x2' if name == 'LR' else ''}.png")
+    hr, lr = str(tmp_path / "HR"), str(tmp_path / "LR")
+    settings = Settings(train_dir=hr, lr_dir=lr, model_dir=str(tmp_path / "run"))
+    check(settings)
+    check(dataclasses.replace(settings, val_dir=hr, val_lr_dir=lr))
+    for wrong, message in [
+        ({"lr_dir": (lr, lr)}, "^`lr_dir` must have a folder for each of 1 in `train_dir`; has 2"),
+        ({"val_dir": hr}, "^`val_lr_dir` must have a folder for each of 1 in `val_dir`; has 0"),
+        ({"lr_dir": (), "val_dir": hr, "val_lr_dir": lr}, "^`val_lr_dir` needs `lr_dir`"),
+        ({"zooms": (1.0, 0.5)}, "^`zooms` shrinks photographs that have no LR image; received 1.0,0.5"),
+        ({"scale": (3,)}, r"a\.png has no LR image in .*LR \(1 of 1 originals have none\); expected a, ax3"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            check(dataclasses.replace(settings, **wrong))

@@ -462,3 +462,20 @@ def test_one_network_for_several_scales(tiny, tmp_path):
     assert resumed["val_images"] == card["val_images"] == 1
     with pytest.raises(UserError, match="scale=3` contradicts"):
         train(tiny(tmp_path, scale=3, epochs=3))
+
+
+def test_training_on_lr_images_as_they_are(tiny, photographs, tmp_path):
+    lr_dir = tmp_path / "LR"
+    lr_dir.mkdir()
+    for number in range(3):
+        with Image.open(f"{photographs}/{number}.png") as photo:
+            photo.resize((12, 12), Image.Resampling.BOX).save(lr_dir / f"{number}x2.png")
+    card = train(tiny(tmp_path / "run", lr_dir=str(lr_dir), epochs=1))
+    plain = train(tiny(tmp_path / "plain", epochs=1))
+    assert card["flags"]["lr_dir"] == [str(lr_dir)]
+    # Validation is on LR images too: bicubic enlargement of them is another baseline.
+    assert abs(card["val_bicubic_psnr"] - plain["val_bicubic_psnr"]) > 0.1
+    # Other LR images are other training images.
+    Image.new("RGB", (12, 12), "gray").save(lr_dir / "0x2.png")
+    with pytest.raises(UserError, match="the images are not those"):
+        train(tiny(tmp_path / "run", lr_dir=str(lr_dir), epochs=2))
