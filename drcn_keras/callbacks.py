@@ -1,4 +1,4 @@
-"""What steers the training steps: the clock, schedules, the guard against NaN, checkpoints, an orderly stop.
+"""What steers the training steps: the run's clock, and the schedules of alpha and of the learning rate.
 
 Every callback that carries a state over a restart has `state()` and `restore(state)`, JSON in and out.
 """

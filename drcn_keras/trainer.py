@@ -1,31 +1,26 @@
 """One training run: images, model, callbacks, Keras's fit, and going on where a checkpoint stands."""
 
-import collections
 import contextlib
 import dataclasses
 import json
 import os
 import sys
 import tempfile
-import zlib
 
 import keras
 from absl import logging
 
-from drcn_keras import callbacks, card, checkpoint, data, distribute, records, safekeeping
+from drcn_keras import callbacks, card, checkpoint, distribute, records, safekeeping
 from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import write_atomically
 from drcn_keras.image import as_scales
-from drcn_keras.metrics import SSIM_WINDOW
 from drcn_keras.model import DRCN
 from drcn_keras.presets import load
 from drcn_keras.run_folder import RunFolder
 from drcn_keras.settings import Settings, as_json, spelled
+from drcn_keras.training_images import load_images
 from drcn_keras.validation import Validation
 from drcn_keras.widening import widened
-
-_Inputs = collections.namedtuple("_Inputs", ["stream", "validation", "sources", "checksum"])
-_Inputs.__doc__ = "The patch stream, the validation pairs, what the card says of both, a checksum of the images."
 
 
 def run(settings: Settings) -> dict:
@@ -41,7 +36,7 @@ def run(settings: Settings) -> dict:
 
 def _run(settings, strategy, workers, folder):
     _make_repeatable(settings.seed)
-    inputs = _load_data(settings)
+    inputs = load_images(settings)
     steps = settings.steps_per_epoch or max(1, len(inputs.stream) // settings.batch_size)
     identity = {**_identity(settings), "images": inputs.checksum}
     workers.require_same(json.dumps(identity), "flags or images")
@@ -167,62 +162,6 @@ def _records(settings, folder, sample):
     if settings.tensorboard:
         rules.append(records.TensorBoardLog(folder.tensorboard, sample))
     return rules
-
-
-def _load_data(settings):
-    """Reads the images. Returns `_Inputs`."""
-    folders = settings.train_dir
-    train_paths = data.list_folders(folders)
-    if settings.val_dir:
-        val_folders = settings.val_dir
-        val_paths = data.list_folders(val_folders)
-    else:
-        val_folders = folders
-        train_paths, val_paths = data.split_holdout(train_paths, settings.holdout)
-    scales, channels = settings.scale, settings.channels
-    lr_paths = data.list_lr(folders, settings.lr_dir, scales) if settings.lr_dir else {}
-    lr_paths |= data.list_lr(settings.val_dir, settings.val_lr_dir, scales) if settings.lr_dir else {}
-    pairs = data.load_pairs(train_paths, scales, channels, settings.patch_size, settings.zooms, lr_paths)
-    smallest = SSIM_WINDOW + 2 * max(scales)
-    validation = data.load_pairs(val_paths, scales, channels, smallest, lr_paths=lr_paths)
-    stream = data.PatchStream(
-        pairs,
-        settings.patch_size,
-        settings.stride,
-        settings.batch_size,
-        settings.seed,
-        settings.augment,
-        settings.skip_flat,
-    )
-    used = len({pair.path for pair in pairs})
-    logging.info("%d patches of %d images; %d images to validate", len(stream), used, len(validation))
-    sources = {
-        "train_sets": [os.path.basename(os.path.normpath(name)) for name in folders],
-        "train_images": used,
-        "patches": len(stream),
-        "val_sets": [os.path.basename(os.path.normpath(name)) for name in val_folders],
-        "val_images": len({pair.path for pair in validation}),
-    }
-    _warn_of_overlap(pairs, validation)
-    checksum = 0
-    for pair in pairs + validation:
-        checksum = zlib.crc32(pair.original.tobytes(), checksum)
-        # An LR image that the original does not determine is part of what was seen.
-        checksum = zlib.crc32(pair.lr.tobytes(), checksum) if lr_paths else checksum
-    return _Inputs(stream, validation, sources, checksum)
-
-
-def _warn_of_overlap(pairs, validation):
-    """Says which validation images are training images too, whatever their names."""
-    seen = {zlib.crc32(pair.original.tobytes()) for pair in pairs}
-    known = sorted({pair.path for pair in validation if zlib.crc32(pair.original.tobytes()) in seen})
-    if known:
-        logging.warning(
-            "%d of %d validation images are training images too, so val_psnr says less of other photographs: %s",
-            len(known),
-            len({pair.path for pair in validation}),
-            ", ".join(known),
-        )
 
 
 def _build(settings):

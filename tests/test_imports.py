@@ -48,6 +48,7 @@ ORDER = [
     "measuring",
     "evaluation",
     "evaluate",
+    "training_images",
     "trainer",
     "train",
     "connections",
