@@ -13,7 +13,6 @@ from collections.abc import Callable
 from concurrent import futures
 
 import numpy as np
-import png
 from absl import flags
 from PIL import Image
 from tqdm import tqdm
@@ -22,7 +21,7 @@ from drcn_keras import commands
 from drcn_keras.commands import FLAGS
 from drcn_keras.connections import Gone, check_server, connect, retried
 from drcn_keras.errors import ArgumentError, UserError
-from drcn_keras.image_files import list_images, pixels_of, read_pixels
+from drcn_keras.image_files import list_images, pixels_in, read_pixels
 from drcn_keras.image_writing import write_image, write_pixels
 
 
@@ -99,17 +98,9 @@ def decode_png(contents: bytes) -> np.ndarray:
     """What `encode_png` made bytes of.
 
     Raises:
-        UserError: the bytes are no such PNG.
+        UserError: the bytes are no image that can be read.
     """
-    try:
-        with Image.open(io.BytesIO(contents), formats=["PNG"]) as image:
-            image.load()
-            if contents[24] != 16 or contents[25] == 0:
-                return pixels_of(image)[0]
-        width, _, rows, info = png.Reader(bytes=contents).asDirect()
-        return np.array([np.reshape(row, (width, info["planes"])) for row in rows], np.uint16)
-    except Exception as error:  # Decoders raise many kinds.
-        raise UserError(f"the server's answer is not a PNG that can be read: {error}") from error
+    return pixels_in(io.BytesIO(contents), "the server's answer")[0]
 
 
 def plan(source: str, output: str, overwrite: bool) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import collections
 import functools
 import os
 import warnings
+from typing import BinaryIO
 
 import numpy as np
 import png
@@ -137,25 +138,32 @@ def read_pixels(path: str) -> tuple[np.ndarray, bytes | None]:
             decompression bomb (more than twice Pillow's MAX_IMAGE_PIXELS).
     """
     try:
-        with warnings.catch_warnings(), open(path, "rb") as file:
+        with open(path, "rb") as file:
+            return pixels_in(file, path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file.") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def pixels_in(file: BinaryIO, name: str) -> tuple[np.ndarray, bytes | None]:
+    """What `read_pixels` returns, of an open file or of bytes in memory; errors call it `name`."""
+    try:
+        with warnings.catch_warnings():
             # Pillow warns at half of the size that it refuses, and about harmless metadata.
             warnings.simplefilter("ignore")
             pixels, profile, orientation = _decoded(file)
             return upright(pixels, orientation), fitting_profile(profile, pixels)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file.") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise UserError(f"{name}: {error}") from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise UserError(f"{path}: refused as a decompression bomb: more than {limit:.0f} million pixels.") from error
+        raise UserError(f"{name}: refused as a decompression bomb: more than {limit:.0f} million pixels.") from error
     except UnidentifiedImageError as error:
         known = ", ".join(sorted((*_FORMATS, "TIFF")))
-        raise UserError(f"{path}: not an image in a known format ({known}).") from error
+        raise UserError(f"{name}: not an image in a known format ({known}).") from error
     except Exception as error:  # Decoders raise many kinds, from SyntaxError to struct.error.
-        raise UserError(f"{path}: damaged or truncated image: {error}") from error
+        raise UserError(f"{name}: damaged or truncated image: {error}") from error
 
 
 def _decoded(file):
