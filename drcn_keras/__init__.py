@@ -2,11 +2,21 @@
 
 import importlib
 
+import wrapt
+
 __version__ = "0.1.0"
 
 # Loaded on first use, so that `import drcn_keras` and `--help` do not pay for TensorFlow.
-_HOMES = {"DRCN": "model", "load": "presets", "upscale": "upscaling", "evaluate": "evaluation"}
-__all__ = ["DRCN", "evaluate", "load", "upscale"]
+_HOMES = {
+    "AlphaAnnealing": "callbacks",
+    "DRCN": "model",
+    "evaluate": "evaluation",
+    "load": "presets",
+    "upscale": "upscaling",
+}
+__all__ = ["DRCN", "AlphaAnnealing", "evaluate", "load", "upscale"]
+# What a model file may name.
+_SAVED = {"CenteredIdentity": "layers", "DRCN": "model", "RecursionWeighting": "layers"}
 
 
 def __getattr__(name):
@@ -15,3 +25,22 @@ def __getattr__(name):
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _register(keras):
+    """Lets `keras.saving.load_model` find the classes of `_SAVED`; each is imported when a file names it."""
+    for name in _SAVED:
+        keras.saving.get_custom_objects().setdefault(f"{__name__}>{name}", _stand_in(name))
+
+
+def _stand_in(name):
+    class StandIn:
+        @staticmethod
+        def from_config(config):
+            return getattr(importlib.import_module(f"{__name__}.{_SAVED[name]}"), name).from_config(config)
+
+    return StandIn
+
+
+# At once where Keras is imported already, else as soon as it is.
+wrapt.register_post_import_hook(_register, "keras")

@@ -1,14 +1,23 @@
 """What the functions make of what they are given: the model, its scales, the tile, images that are left out."""
 
+import functools
 import os
 import sys
+import threading
 
 from absl import logging
 from tqdm import tqdm
 
 from drcn_keras import errors
-from drcn_keras.errors import ArgumentError
+from drcn_keras.card import path_of
+from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.image import SCALES
+from drcn_keras.process import claim
+
+# What trains and upscales here; Keras has others, for inference alone.
+BACKENDS = ("tensorflow", "jax", "torch")
+_KEPT_MODELS = 8
+_LOADING = threading.Lock()
 
 
 def warn_skipped(reason):
@@ -51,16 +60,51 @@ def load_at(model, scale=None):
 
 
 def loaded(model):
-    """The DRCN that `model` is, or that `drcn_keras.load` finds under it."""
+    """The DRCN that `model` is, or that `drcn_keras.load` finds under it: kept, shared, and not to be changed.
+
+    A file is loaded again once it has changed.
+    """
     if not isinstance(model, (str, os.PathLike)):
         return model
-    with errors.tensorflow_notices_hidden():
-        import keras
-
-        keras.ops.zeros(1)
+    import_keras()
     from drcn_keras.presets import load
 
-    return load(os.fspath(model))
+    claim()
+    try:
+        state = os.stat(path_of(os.fspath(model)))
+    except OSError:
+        return load(model)  # Which says what is wrong.
+    with _LOADING:
+        return _load_once(os.fspath(model), state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=_KEPT_MODELS)
+def _load_once(model, *state):
+    from drcn_keras.presets import load
+
+    return load(model)
+
+
+def import_keras(start: bool = True) -> None:
+    """Imports Keras, without its backend's notices.
+
+    Args:
+        start: let the backend look for its devices too, which tf.distribute must do by itself.
+
+    Raises:
+        UserError: KERAS_BACKEND or keras.json names no backend that is here and can train.
+    """
+    try:
+        with errors.tensorflow_notices_hidden():
+            import keras
+
+            if start:
+                keras.ops.zeros(1)
+        backend, reason = keras.backend.backend(), ""
+    except (ImportError, ValueError, AssertionError) as error:
+        backend, reason = os.environ.get("KERAS_BACKEND", "what keras.json says"), f" ({error})"
+    if reason or backend not in BACKENDS:
+        raise UserError(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}, and installed; it is {backend}{reason}.")
 
 
 def check_tile(tile, model):

@@ -95,6 +95,8 @@ class Restorer:
 
         from drcn_keras.inference import used_recursions
 
+        # Whatever it was trained in, so that tables can be compared.
+        model = model.computing_in("float32")
         self.channels = model.channels
         self.halo = model.halo
         # Few feature maps are alive at once: every recursion is reconstructed as soon as it is computed.

@@ -1,14 +1,19 @@
 """DRCN itself: one convolution applied D times, every recursion reconstructed, the ensemble returned."""
 
 import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
-from drcn_keras.distribute import DistributedModel
+from drcn_keras.callbacks import AlphaAnnealing
+from drcn_keras.distributed_model import DistributedModel
 from drcn_keras.image import are_scales, as_scales
 from drcn_keras.layers import CenteredIdentity, RecursionWeighting
 from drcn_keras.losses import drcn_loss, weight_decay
+from drcn_keras.process import claim
 
 
 @keras.saving.register_keras_serializable("drcn_keras")
@@ -33,6 +38,8 @@ class DRCN(DistributedModel):
         scale: 2, 3 or 4, or several of them, ascending, such as (2, 3, 4): the enlargements that the weights are
             trained for. The graph does not depend on it: one network may serve them all, as VDSR's does.
         beta: weight decay >= 0, the factor of |theta|^2 in the loss. The paper's is 1e-4.
+        dtype: Keras's policy for the inner convolutions, "float32" or "mixed_bfloat16"; None: Keras's own default. The
+            first and the last convolution, the skip and the ensemble compute in float32 in any case.
 
     Call arguments:
         inputs: float32 (batch, height, width, channels) in [0, 1], the ILR.
@@ -42,35 +49,35 @@ class DRCN(DistributedModel):
 
     Raises:
         ValueError: an argument is outside the range above.
+        UserError: this process is a fork of one that had a DRCN.
     """
 
-    def __init__(self, recursions=16, filters=256, channels=1, scale=2, beta=1e-4, **kwargs):
+    def __init__(
+        self,
+        recursions: int = 16,
+        filters: int = 256,
+        channels: int = 1,
+        scale: int | Sequence[int] = 2,
+        beta: float = 1e-4,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        claim()
         _check("recursions", recursions, type(recursions) is int and recursions >= 1, "a whole number >= 1")
         _check("filters", filters, type(filters) is int and filters >= 1, "a whole number >= 1")
         _check("channels", channels, type(channels) is int and channels in (1, 3), "1 (luma) or 3 (RGB)")
         _check("scale", scale, are_scales(scale), "2, 3 or 4, or several of them, ascending")
         _check("beta", beta, beta >= 0, "a number >= 0")
-        # A model is float32 at its ends whatever its inside computes in.
-        dtype = kwargs.pop("dtype", None)
-
-        def conv(filters, name, kernel_initializer="he_normal", activation="relu"):
-            return keras.layers.Conv2D(
-                filters,
-                3,
-                padding="same",
-                activation=activation,
-                kernel_initializer=kernel_initializer,
-                name=name,
-                dtype=dtype,
-            )
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        _check("dtype", policy.name, policy.compute_dtype != "float16", "a policy without float16, which overflows")
 
         # === Layers ===
-        embedding = [conv(filters, "embedding_1"), conv(filters, "embedding_2")]
-        inference = conv(filters, "inference", kernel_initializer=CenteredIdentity())
+        embedding = [_convolution("embedding_1", filters), _convolution("embedding_2", filters, policy)]
+        inference = _convolution("inference", filters, policy, kernel_initializer=CenteredIdentity())
         # No ReLU on the last convolution: a residual must be free to be negative.
         reconstruction = [
-            conv(filters, "reconstruction_1"),
-            conv(channels, "reconstruction_2", activation=None),
+            _convolution("reconstruction_1", filters, policy),
+            _convolution("reconstruction_2", channels, activation=None),
         ]
         skip = keras.layers.Add(name="skip", dtype="float32")
         weighting = RecursionWeighting(name="ensemble", dtype="float32")
@@ -90,16 +97,16 @@ class DRCN(DistributedModel):
         self.alpha = self.add_weight(name="alpha", shape=(), initializer="ones", trainable=False)
 
     @property
-    def ensemble_weights(self):
+    def ensemble_weights(self) -> Any:
         """The trainable vector w, shape (D,), start 1/D."""
         return self.get_layer("ensemble").recursion_weights
 
     @property
-    def scale(self):
+    def scale(self) -> int | None:
         """The one enlargement that the weights are trained for; None where they are trained for several."""
         return self.scales[0] if len(self.scales) == 1 else None
 
-    def at(self, scale):
+    def at(self, scale: int) -> "DRCN":
         """This network for one of its enlargements: itself if it has no other, else a copy with equal weights.
 
         Args:
@@ -109,18 +116,27 @@ class DRCN(DistributedModel):
             ValueError: it is none of them.
         """
         _check("scale", scale, scale in self.scales, f"one of the model's, {self.scales}")
-        if self.scale == scale:
-            return self
-        twin = type(self)(**{**self.get_config(), "scale": scale})
+        return self if self.scale == scale else self._copy(scale=scale)
+
+    def computing_in(self, dtype: str) -> "DRCN":
+        """This network with its inner convolutions in `dtype`: itself if they are, else a copy with equal weights."""
+        return self if self._inner_policy == dtype else self._copy(dtype=dtype)
+
+    def _copy(self, **changes):
+        twin = self.from_config({**self.get_config(), **changes})
         twin.set_weights(self.get_weights())
         return twin
 
     @property
-    def halo(self):
+    def _inner_policy(self):
+        return self.get_layer("inference").dtype_policy.name
+
+    @property
+    def halo(self) -> int:
         """Pixels on every side that an output pixel depends on: one per 3x3 convolution, D + 4."""
         return self.recursions + 4
 
-    def reconstructions(self, ilr):
+    def reconstructions(self, ilr: Any) -> Any:
         """Every recursion's own image.
 
         Args:
@@ -129,6 +145,7 @@ class DRCN(DistributedModel):
         Returns:
             float32 (batch, D, height, width, channels), y_1 to y_D, not clipped.
         """
+        claim()
         return ops.stack(self._all_reconstructions(ilr), axis=1)
 
     def _all_reconstructions(self, ilr):
@@ -141,33 +158,90 @@ class DRCN(DistributedModel):
             self.recursions,
         )
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """alpha*l1 + (1-alpha)*l2 + beta*|theta|^2 of one batch: ilr `x` against hr `y`, a scalar.
+    def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        """alpha*l1 + (1-alpha)*l2 + beta*|theta|^2 of one batch, a scalar, and the ensemble.
 
-        `y_pred` holds the ensemble alone and is not used: the supervision needs every recursion.
+        Args:
+            x: the ilr, floating point (batch, height, width, channels) in [0, 1].
+            y: the hr, of the same shape.
+            sample_weight: a number for each image, (batch,) or (batch, 1), or None. As with Keras's own losses the
+                weighted errors are divided by the number of images, not by the sum of the weights.
+
+        Raises:
+            ValueError: a shape or a type is another.
         """
+        _check_batch(x, y, sample_weight)
         reconstructions = self._all_reconstructions(ops.convert_to_tensor(x, dtype="float32"))
         ensemble = self.get_layer("ensemble")(reconstructions)
-        loss = drcn_loss(y, ops.stack(reconstructions, axis=1), ensemble, self.alpha)
-        return loss + weight_decay(self.trainable_weights, self.beta)
+        loss = drcn_loss(y, ops.stack(reconstructions, axis=1), ensemble, self.alpha, sample_weight)
+        return loss + weight_decay(self.trainable_weights, self.beta), ensemble
 
-    def count_params(self):
-        """Trained parameters; `alpha` belongs to the loss and is not one."""
-        return sum(math.prod(weight.shape) for weight in self.trainable_weights)
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Keras's, of ilr `x` and hr `y`. Warns where alpha would stay 1, so that w would not be trained."""
+        given = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+        annealed = any(isinstance(callback, AlphaAnnealing) for callback in given)
+        if not annealed and self.ensemble_weights.trainable and float(ops.convert_to_numpy(self.alpha)) == 1.0:
+            half = epochs // 2
+            annealing = f"callbacks=[drcn_keras.AlphaAnnealing(epochs={half})] lowers it over the first {half} epochs"
+            warnings.warn(
+                "alpha is 1: the loss does not see the ensemble, and its weights are not trained; "
+                f"{annealing + ', ' if half else ''}model.alpha.assign(0.5) sets it.",
+                stacklevel=2,
+            )
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
 
-    def get_config(self):
+    def count_params(self) -> int:
+        """The network's parameters; `alpha` belongs to the loss and is not one."""
+        return sum(math.prod(weight.shape) for weight in self.weights if weight is not self.alpha)
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: Keras quantises no convolution, and would leave the model as it was."""
+        raise ValueError("Keras quantises no convolution; drcn_keras.export writes int8 models, see docs/tflite.md.")
+
+    def get_config(self) -> dict[str, Any]:
         return {
             "recursions": self.recursions,
             "filters": self.filters,
             "channels": self.channels,
             "scale": self.scale or list(self.scales),
             "beta": self.beta,
+            "dtype": self._inner_policy,
             "name": self.name,
+            "trainable": self.trainable,
+            "frozen": [layer.name for layer in self.layers if layer.weights and not layer.trainable],
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "DRCN":
+        arguments = {name: value for name, value in config.items() if name != "frozen"}
+        model = cls(**arguments)
+        for name in config.get("frozen", ()):
+            model.get_layer(name).trainable = False
+        return model
+
+
+def _convolution(name, filters, policy="float32", kernel_initializer="he_normal", activation="relu"):
+    return keras.layers.Conv2D(
+        filters,
+        3,
+        padding="same",
+        # Whatever Keras's default is: images are (height, width, channels) everywhere here.
+        data_format="channels_last",
+        activation=activation,
+        kernel_initializer=kernel_initializer,
+        name=name,
+        dtype=policy,
+    )
 
 
 def _reconstruct(ilr, embedding, inference, reconstruction, skip, recursions):
@@ -183,6 +257,24 @@ def _reconstruct(ilr, embedding, inference, reconstruction, skip, recursions):
             residual = layer(residual)
         outputs.append(skip([residual, ilr]))
     return outputs
+
+
+def _check_batch(ilr, hr, sample_weight):
+    """Raises ValueError where Keras would broadcast, or compute with what is no image."""
+    if hr is None:
+        raise ValueError("y must be given: the loss compares ilr x with hr y.")
+    for name, images in (("x (the ilr)", ilr), ("y (the hr)", hr)):
+        dtype = keras.backend.standardize_dtype(images.dtype)
+        _check(name, dtype, keras.backend.is_float_dtype(dtype), "floating point in [0, 1]")
+    _check("y (the hr)", tuple(hr.shape), _may_be_equal(hr.shape, ilr.shape), f"of the ilr's shape, {tuple(ilr.shape)}")
+    if sample_weight is not None:
+        shape = tuple(sample_weight.shape)
+        _check("sample_weight", shape, len(shape) == 1 or shape[1:] == (1,), "one number for each image, (batch,)")
+
+
+def _may_be_equal(one, other):
+    """False where two shapes differ; a side that is not known yet may be any."""
+    return len(one) == len(other) and all(a == b or None in (a, b) for a, b in zip(one, other, strict=True))
 
 
 def _check(name, value, holds, expected):

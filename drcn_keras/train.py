@@ -8,8 +8,9 @@ import os
 
 from absl import flags, logging
 
-from drcn_keras import commands, errors
+from drcn_keras import commands
 from drcn_keras.commands import FLAGS
+from drcn_keras.inputs import import_keras
 from drcn_keras.settings import Settings, check, element_type
 
 
@@ -32,8 +33,8 @@ def train(settings: Settings) -> dict:
     check(settings)
     commands.prepare_tensorflow()
     # Imported here, so that --help and a wrong path do not wait for TensorFlow.
-    with errors.tensorflow_notices_hidden():
-        from drcn_keras import trainer
+    import_keras(start=False)
+    from drcn_keras import trainer
 
     return trainer.run(settings)
 

@@ -126,9 +126,9 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(photographs, tmp_path):
 
 
 def test_keras_still_needs_the_two_hooks(photographs, tmp_path):
-    """When this fails, Keras has mended its issue 20585: the hooks in model.py can go."""
+    """When this fails, Keras has mended its issue 20585: the hooks in distributed_model.py can go."""
     logs = [tmp_path / "0.log", tmp_path / "1.log"]
-    for hook in ("_maybe_symbolic_build", "make_train_function"):
+    for hook in ("_maybe_symbolic_build", "_make_function"):
         assert any(hook in vars(parent) for parent in keras.Model.__mro__)
         processes = training_process.start_workers(
             logs, without=hook, train_dir=photographs, model_dir=tmp_path / "run", epochs=1, worker_timeout=60

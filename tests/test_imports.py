@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A module may import those that stand before it.
 ORDER = [
     "errors",
+    "process",
     "files",
     "card",
     "image",
@@ -25,13 +26,14 @@ ORDER = [
     "layers",
     "losses",
     "distribute",
+    "distributed_model",
+    "callbacks",
     "model",
     "presets",
     "inputs",
     "widening",
     "commands",
     "checkpoint",
-    "callbacks",
     "safekeeping",
     "records",
     "run_folder",

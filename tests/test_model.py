@@ -1,4 +1,5 @@
 import json
+import os
 import zipfile
 
 import keras
@@ -134,6 +135,7 @@ def test_ensemble_weights_are_trained_and_start_at_one_over_d(images):
     assert len(set(ops.convert_to_numpy(model.ensemble_weights).tolist())) == 4
 
 
+@pytest.mark.filterwarnings("ignore:alpha is 1")
 def test_alpha_is_seen_by_a_step_that_was_already_compiled(images):
     # A Python float would be frozen into the traced graph.
     model = small(beta=0.0)
@@ -176,8 +178,8 @@ def test_arguments_out_of_range_are_named(argument, value):
 def test_saved_file_restores_weights_alpha_optimiser_and_scale(images, tmp_path):
     model = small(scale=3, beta=0.5)
     model.compile(optimizer=keras.optimizers.SGD(1e-3, momentum=0.9))
-    model.fit(images, 1.0 - images, verbose=0)
     model.alpha.assign(0.25)
+    model.fit(images, 1.0 - images, verbose=0)
     path = str(tmp_path / "model.keras")
     model.save(path)
     loaded = load(path)
@@ -191,6 +193,29 @@ def test_saved_file_restores_weights_alpha_optimiser_and_scale(images, tmp_path)
     np.testing.assert_allclose(
         ops.convert_to_numpy(loaded(images)), ops.convert_to_numpy(model(images)), rtol=1e-6, atol=1e-6
     )
+
+
+# Parameters by hand: 27*F*F + 22*F + 1 + D for one channel.
+SIZES_BEYOND_BOUNDS = [
+    ({"recursions": 10**6}, "1,000,000 recursions of 4 filters, 1,000,521 parameters"),
+    ({"filters": 10**5}, "3 recursions of 100,000 filters, 270,002,200,004 parameters"),
+    ({"filters": 1_025}, "3 recursions of 1,025 filters, 28,389,429 parameters"),
+]
+
+
+def changed(path, compile_config=None, **config):
+    """A copy of a model file whose config.json says something else. Returns its path."""
+    target = path.replace(".keras", ".changed.keras")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as file:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "config.json":
+                content = json.loads(content)
+                content["config"].update(config)
+                content["compile_config"] = compile_config
+                content = json.dumps(content)
+            file.writestr(name, content)
+    return target
 
 
 class TestLoadRefuses:
@@ -213,8 +238,15 @@ class TestLoadRefuses:
     def test_a_lambda_that_could_run_code(self, tmp_path):
         path = str(tmp_path / "lambda.keras")
         keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x + 1)]).save(path)
-        with pytest.raises(UserError, match="not a readable DRCN model"):
+        with pytest.raises(UserError, match="holds a Sequential, not a DRCN"):
             load(path)
+
+    def test_a_lambda_inside_a_drcn(self, tmp_path):
+        path = str(tmp_path / "lambda.keras")
+        small().save(path)
+        code = keras.saving.serialize_keras_object(keras.layers.Lambda(lambda x: x + 1))
+        with pytest.raises(UserError, match="not a readable DRCN model"):
+            load(changed(path, compile_config={"optimizer": "adam", "metrics": [code]}))
 
     def test_a_truncated_file(self, tmp_path):
         path = tmp_path / "model.keras"
@@ -234,17 +266,36 @@ class TestLoadRefuses:
     def test_a_configuration_out_of_range(self, tmp_path):
         path = str(tmp_path / "model.keras")
         small().save(path)
-        changed = str(tmp_path / "changed.keras")
-        with zipfile.ZipFile(path) as source, zipfile.ZipFile(changed, "w") as target:
-            for name in source.namelist():
-                content = source.read(name)
-                if name == "config.json":
-                    config = json.loads(content)
-                    config["config"]["recursions"] = 0
-                    content = json.dumps(config)
-                target.writestr(name, content)
         with pytest.raises(UserError, match="recursions must be a whole number >= 1"):
-            load(changed)
+            load(changed(path, recursions=0))
+
+    @pytest.mark.parametrize(("size", "received"), SIZES_BEYOND_BOUNDS)
+    def test_a_file_that_asks_for_too_much_before_it_is_built(self, tmp_path, size, received):
+        # A million recursions would be built for hours.
+        path = str(tmp_path / "model.keras")
+        small().save(path)
+        with pytest.raises(UserError, match=f"asks for {received}; at most 256, 1,024 and 100,000,000 are loaded"):
+            load(changed(path, **size))
+
+    def test_a_config_that_would_fill_the_memory(self, tmp_path):
+        path = str(tmp_path / "model.keras")
+        small().save(path)
+        with pytest.raises(UserError, match="config.json has more than 1000000 bytes"):
+            load(changed(path, name="x" * 10**6))
+
+    def test_a_pipe(self, tmp_path):
+        path = str(tmp_path / "pipe.keras")
+        os.mkfifo(path)
+        with pytest.raises(UserError, match="is no regular file"):
+            load(path)
+
+
+def test_a_network_beyond_the_bounds_is_loaded_when_asked_for(tmp_path):
+    path = str(tmp_path / "deep.keras")
+    small(recursions=257, filters=1).save(path)
+    with pytest.raises(UserError, match=r"asks for 257 recursions of 1 filters, 307 parameters"):
+        load(path)
+    assert load(path, any_size=True).recursions == 257
 
 
 def test_one_network_of_several_scales(tmp_path):

@@ -47,7 +47,7 @@ def start(log, environment=None, cpus=1, file_size=None, weights=None, without=N
         cpus: logical devices that TensorFlow shall see.
         file_size: bytes; the process cannot make a file larger.
         weights: a path where the process saves the final weights with numpy.savez.
-        without: name of a method of DRCN; the process has its parent's instead.
+        without: name of a method of DistributedModel; the process has its parent's instead.
 
     Returns:
         A running multiprocessing.Process.
