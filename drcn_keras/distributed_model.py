@@ -43,6 +43,10 @@ class DistributedModel(keras.Model):
         if self.optimizer:
             self.optimizer.build(self.trainable_variables)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        claim()
+        return super().__call__(*args, **kwargs)
+
     def fit(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
         """Keras's. Raises ValueError for `class_weight`."""
         claim()

@@ -280,7 +280,7 @@ class TestLoadRefuses:
     def test_a_config_that_would_fill_the_memory(self, tmp_path):
         path = str(tmp_path / "model.keras")
         small().save(path)
-        with pytest.raises(UserError, match="config.json has more than 1000000 bytes"):
+        with pytest.raises(UserError, match=r"config\.json has more than 1000000 bytes"):
             load(changed(path, name="x" * 10**6))
 
     def test_a_pipe(self, tmp_path):

@@ -14,7 +14,7 @@ from drcn_keras import process
 from drcn_keras.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-# Forks, waits at most a minute for the child, and prints what it says. Without the sentence the child waits for ever.
+# Forks, waits at most half a minute for the child, and prints what it says. Without the sentence the child waits for ever.
 FORK = """
 import os, select, signal, sys, numpy as np, drcn_keras
 from drcn_keras.errors import UserError
@@ -49,7 +49,7 @@ for what in sys.argv[2:]:
             text = str(error)
         os.write(ends[1], text.encode())
         os._exit(0)
-    ready = select.select([ends[0]], [], [], 60)[0]
+    ready = select.select([ends[0]], [], [], 30)[0]
     print(what, os.read(ends[0], 1000).decode() if ready else "hangs", flush=True)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
