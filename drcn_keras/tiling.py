@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from drcn_keras.errors import UserError
 from drcn_keras.image import both, enlarge, resized_side, rgb_to_ycbcr, turned, unturned, ycbcr_to_rgb
+from drcn_keras.process import claim
 from drcn_keras.transparency import extend_colors, reach
 
 # What the feature maps of one tile may take. Larger tiles waste less on their halo, 512 pixels are enough for that.
@@ -26,6 +27,7 @@ def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=Fal
     """
     from drcn_keras.inference import used_recursions
 
+    claim()
     largest = _largest_value(pixels)
     network = restoring(_network(model), self_ensemble)
     # The folded graph holds the features of every recursion in use until it sums them.

@@ -1,15 +1,22 @@
 """The trained models that ship with the package."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 import drcn_keras
+from drcn_keras import inputs, tiling
+from drcn_keras import presets as presets_module
 from drcn_keras.commands import default_model
 from drcn_keras.evaluation import evaluate
+from drcn_keras.inputs import loaded
 from drcn_keras.presets import path_of, presets
 from drcn_keras.published import published
 
@@ -83,3 +90,50 @@ def test_without_a_model_the_preset_of_the_scale_is_taken(tmp_path, scale, size)
     result = drcn_keras.upscale(tmp_path / "flat.png", default_model(scale))
     assert result.size == size
     assert np.abs(np.asarray(result, int) - 90).max() <= 3
+
+
+def test_a_model_is_loaded_once_until_its_file_changes(bicubic_drcn, tmp_path):
+    path = tmp_path / "model.keras"
+    bicubic_drcn().save(path)
+    first = loaded(path)
+    assert loaded(str(path)) is first
+    gray = np.full((5, 4), 100, np.uint8)
+    assert np.abs(drcn_keras.upscale(gray, path).astype(int) - 100).max() <= 1
+    bicubic_drcn(offset=0.2).save(path)
+    assert loaded(path) is not first
+    assert np.abs(drcn_keras.upscale(gray, path).astype(int) - 151).max() <= 1
+    # What the user loads is the user's own.
+    assert drcn_keras.load(path) is not drcn_keras.load(path)
+
+
+def test_memory_is_flat_over_calls_of_random_sizes_by_name(monkeypatch):
+    """A preset's name at every call, as the README has it: nothing is loaded, traced or kept anew."""
+    calls, random = 40, np.random.default_rng(0)
+    loads = []
+    monkeypatch.setattr(presets_module, "load", lambda name, load=presets_module.load: loads.append(name) or load(name))
+    inputs._load_once.cache_clear()
+    for _ in range(calls):
+        height, width = random.integers(1, 40, 2)
+        drcn_keras.upscale(np.zeros((height, width), np.uint8), "mobile-x2")
+    assert loads == ["mobile-x2"]
+    if keras.backend.backend() == "tensorflow":
+        _, network = tiling._NETWORKS[loaded("mobile-x2")]
+        # Three at most: the first size, the second, and any.
+        assert network.predict_function.experimental_get_tracing_count() <= 3
+
+
+@pytest.mark.parametrize("backend", ["tensorfow", "numpy", ""])
+def test_a_backend_that_is_none_ends_a_command_with_one_line(backend, tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "image.png")
+    configured = tmp_path / "keras.json"
+    configured.write_text('{"backend": "jaxx", "image_data_format": "channels_last", "floatx": "float32"}')
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path), "PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}
+    environment.pop("KERAS_BACKEND", None)
+    if backend:
+        environment["KERAS_BACKEND"] = backend
+    command = [sys.executable, "-m", "drcn_keras.upscale", tmp_path / "image.png", f"--output={tmp_path}/large.png"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 1
+    assert "error: KERAS_BACKEND must be one of tensorflow, jax, torch, and installed; it is" in result.stderr
+    assert (backend or "jaxx") in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
