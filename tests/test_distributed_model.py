@@ -298,10 +298,10 @@ def test_sizes_that_tf_data_does_not_tell_are_checked_all_the_same(pairs):
     for hr, fits in ((pairs[1], True), (pairs[1][:, :1, :1], False)):
         data = tf.data.Dataset.from_generator(lambda hr=hr: [(pairs[0], hr)], output_signature=(unknown, unknown))
         if fits:
-            compiled().fit(data, shuffle=False, verbose=0)
+            compiled().fit(data.repeat(), steps_per_epoch=1, shuffle=False, verbose=0)
             continue
         with pytest.raises(tf.errors.InvalidArgumentError, match="ilr and hr differ in shape"):
-            compiled().fit(data, shuffle=False, verbose=0)
+            compiled().fit(data.repeat(), steps_per_epoch=1, shuffle=False, verbose=0)
 
 
 # Callbacks

@@ -14,7 +14,7 @@ from drcn_keras import process
 from drcn_keras.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-# Forks, waits at most half a minute for the child, and prints what it says. Without the sentence the child waits for ever.
+# Forks, waits half a minute at most for the child, and prints what it says; one that does not refuse waits for ever.
 FORK = """
 import os, select, signal, sys, numpy as np, drcn_keras
 from drcn_keras.errors import UserError
