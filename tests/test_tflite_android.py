@@ -175,6 +175,16 @@ def test_dry_run_prints_the_commands_that_a_run_gives_and_gives_none(phone):
     assert comparable(printed) == comparable(phone.calls())
 
 
+def test_a_file_of_any_size_runs_at_the_golden_vectors_size(phone):
+    path = phone.folder / "m.json"
+    manifest = json.loads(path.read_text())
+    manifest["input"]["shape"] = [1, -1, -1, 1]
+    path.write_text(json.dumps(manifest))
+    assert "--input_layer_shape=1,16,16,1" in phone("--dry_run").stdout
+    assert phone().returncode == 0
+    assert any("--input_layer_shape=1,16,16,1" in word for call in phone.calls() for word in call)
+
+
 def test_an_output_that_differs_fails(phone):
     wrong = phone.outputs[0].copy()
     wrong[8, 8] += 0.5

@@ -1,6 +1,7 @@
 """The checker on sound files and on planted faults: each must be caught, with the message that names it."""
 
 import ast
+import importlib
 import json
 import pathlib
 import shutil
@@ -50,6 +51,36 @@ def test_sound_files_pass(tmp_path):
     assert speed["gflops"] == pytest.approx(737280 / speed["p50_ms"] / 1e6)
     assert 1 < first["memory"]["model_mb"] < first["memory"]["peak_mb"] < 500
     assert set(report["device"]) >= {"processor", "cores", "abi", "governor", "temperature_c", "runtime"}
+
+
+def test_a_file_of_any_size_is_checked_at_the_golden_vectors_size(tmp_path):
+    (model,) = exports.copy(tmp_path, "any_size")
+    done, report = report_of(tmp_path, model)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = report["models"]
+    assert found["output"]["shape"] == [1, 32, 32, 1]
+    assert found["speed"]["gflops"] == pytest.approx(737280 / found["speed"]["p50_ms"] / 1e6)
+    manifest = json.loads(model.with_suffix(".json").read_text())
+    assert manifest["input"]["shape"] == [1, -1, -1, 1]
+    fixed = exports.copy(tmp_path, "float32")[0]
+    shutil.copy(fixed, model)
+    exports.reseal(model)
+    done, report = report_of(tmp_path, model)
+    assert done.returncode == 1
+    fault = "the input's shape is (1, 32, 32, 1); the manifest says (1, -1, -1, 1)"
+    assert report["models"][0]["gates"][-1]["measured"] == fault
+
+
+def test_a_busy_device_is_told_from_its_times(tmp_path, monkeypatch):
+    (model,) = exports.copy(tmp_path, "float32")
+    _, report = report_of(tmp_path, model)
+    monkeypatch.syspath_prepend(FOLDER)
+    check = importlib.import_module("check")
+    for p95, told in ((14.0, False), (22.0, True)):
+        report["models"][0]["speed"].update(min_ms=9.0, p50_ms=10.0, p95_ms=p95)
+        text = check.render(report["device"], report["models"])
+        assert "warm least 9.00, p50 10.00" in text
+        assert ("warning: p95 is 2.2 times p50" in text) == told
 
 
 def test_limits_are_flags(tmp_path):

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -25,9 +26,17 @@ def tools(monkeypatch):
 def test_bicubic_and_colours_are_those_of_training(tools, scale, shape):
     pixels = np.random.default_rng(0).random(shape)
     np.testing.assert_allclose(tools["pictures"].enlarge(pixels, scale), image.enlarge(pixels, scale), atol=1e-14)
+    some = tools["pictures"].enlarge(pixels, scale, (1, scale * shape[0]))
+    np.testing.assert_array_equal(some, tools["pictures"].enlarge(pixels, scale)[1:])
     rgb = np.random.default_rng(1).random((4, 3))
     np.testing.assert_allclose(tools["pictures"].rgb_to_ycbcr(rgb), image.rgb_to_ycbcr(rgb), atol=1e-15)
     np.testing.assert_allclose(tools["pictures"].ycbcr_to_rgb(rgb), image.ycbcr_to_rgb(rgb), atol=1e-14)
+
+
+def run_tiled(tools, model, manifest, image):
+    """All rows of tiles below each other."""
+    tiles = tools["upscale"].Tiles(model, manifest, image.shape[:2])
+    return np.concatenate([tiles.run(image[top:end], first - top, last - top) for top, end, first, last in tiles.bands])
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 32), (70, 95), (20, 100), (100, 9), (5, 3), (1, 1)])
@@ -39,7 +48,7 @@ def test_tiles_equal_one_run_over_the_whole_image(tools, tmp_path, size):
     def model(shape):
         return tools["runtime"].Model(path, 1, "xnnpack", shape)
 
-    tiled = tools["upscale"].run_tiled(model, manifest, ilr, 1)
+    tiled = run_tiled(tools, model, manifest, ilr)
     whole = model((1, *size, 1)).run(ilr[None])[0]
     np.testing.assert_allclose(tiled, whole, atol=1e-6)
 
@@ -55,7 +64,7 @@ def test_a_halo_one_too_small_leaves_seams(tools, tmp_path):
 
     whole = model((1, 90, 90, 1)).run(ilr[None])[0]
     for halo, same in ((4, True), (3, False)):
-        tiled = tools["upscale"].run_tiled(model, {**manifest, "halo": halo}, ilr, 1)
+        tiled = run_tiled(tools, model, {**manifest, "halo": halo}, ilr)
         assert (np.max(np.abs(tiled - whole)) < 1e-6) == same
 
 
@@ -75,6 +84,34 @@ def test_plans_cover_every_pixel_once_with_its_halo(tools, length, side, halo):
 def test_a_model_no_larger_than_its_halo_cannot_be_tiled(tools):
     with pytest.raises(tools["manifest"].CannotRun, match="10 pixels a side cannot be tiled: 5 on either side"):
         tools["upscale"].plan(11, 10, 5)
+
+
+def test_memory_follows_the_tile_and_not_the_image(tools, tmp_path):
+    (path,) = exports.copy(tmp_path, "float32")
+    manifest = json.loads(path.with_suffix(".json").read_text())
+
+    def model(shape):
+        return tools["runtime"].Model(path, 1, "xnnpack", shape)
+
+    pixels = np.zeros((600, 200, 3), np.uint8)
+    tracemalloc.start()
+    tools["upscale"].upscale(model, manifest, pixels)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The image itself has 1.4 MB, and 11.5 MB as float64, of which the work on the whole needed several.
+    assert peak < 1200 * 400 * 3 + 3e6
+
+
+def test_whole_numbers_at_the_ends(tools):
+    described = {"dtype": "int8", "quantization": {"scale": 1 / 255, "zero_point": -128}}
+    image = np.array([-0.1, 0.0, 0.5 / 255, 0.6 / 255, 0.5, 1.0, 1.2])
+    tensor = tools["manifest"].to_tensor(image, described)
+    assert tensor.dtype == np.int8
+    # Ties to even, as NumPy and the C library round.
+    assert tensor.tolist() == [-128, -128, -128, -127, 0, 127, 127]
+    np.testing.assert_allclose(tools["manifest"].from_tensor(tensor, described)[[1, 3, 5]], [0, 1 / 255, 1], atol=1e-7)
+    plain = {"dtype": "uint8", "quantization": None}
+    assert tools["manifest"].to_tensor(np.array([0, 7.4, 255.0]), plain).tolist() == [0, 7, 255]
 
 
 def run(*words):
@@ -122,7 +159,7 @@ def test_the_rgb_pipeline_is_tiled_in_low_resolution_pixels(tools, tmp_path):
     def model(shape):
         return tools["runtime"].Model(path, 1, "xnnpack", shape)
 
-    tiled = tools["upscale"].run_tiled(model, manifest, pixels, 2)
+    tiled = run_tiled(tools, model, manifest, pixels)
     assert tiled.shape == (100, 140, 3)
     # One tile in the middle, by hand: rows 9 to 41, columns 30 to 62; its inside is in the result.
     tile = model(None).run(pixels[None, 9:41, 30:62])[0]

@@ -70,11 +70,11 @@ def open_page(tmp_path):
         )
         stack.callback(context.close)
 
-        def visit(port):
+        def visit(port, ready="body[data-ready]"):
             page = context.pages[0]
             page.set_default_timeout(90_000)
             page.goto(f"http://localhost:{port}/")
-            page.wait_for_selector("body[data-ready]")
+            page.wait_for_selector(ready)
             return page
 
         yield visit
@@ -151,10 +151,44 @@ def test_the_page_judges_as_the_checker_does_and_enlarges_a_picture(open_page, t
     assert difference.max() <= 1
 
 
-def get(port, path):
+def test_the_page_starts_with_int8_and_says_how_long_it_takes_and_what_it_cannot_run(open_page, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    exports.copy(folder, "any_size", "float32", "int8")
+    Image.fromarray(np.zeros((100, 100, 3), np.uint8)).save(tmp_path / "in.png")
+    with serving(folder) as port:
+        page = open_page(port)
+        assert page.eval_on_selector("#model", "list => list.value") == "int8.tflite"
+        assert page.inner_text("#refused").startswith("any_size.tflite: takes any size; a browser needs a fixed one")
+        assert page.eval_on_selector("option[value='any_size.tflite']", "option => option.disabled")
+        page.evaluate(
+            """() => { window.said = [];
+            new MutationObserver(() => said.push(document.getElementById("progress-text").textContent))
+              .observe(document.getElementById("progress-text"), {childList: true}); }"""
+        )
+        page.set_input_files("#file", str(tmp_path / "in.png"))
+        page.wait_for_selector("#figure:not([hidden])")
+        said = page.evaluate("said")
+        # Before the first tile is done, and beside the progress: 200 pixels in tiles of 32 that lose 5 a side.
+        first = next(number for number, text in enumerate(said) if text.startswith("tile 1 of 81"))
+        assert any(text.startswith("about ") for text in said[:first])
+        assert page.is_hidden("#problem")
+        page.click("#check-all")
+        report = report_of(page, tmp_path / "browser.json")
+        assert [item["file"] for item in report["models"]] == ["float32.tflite", "int8.tflite"]
+        assert report["models"][0]["speed"]["min_ms"] <= report["models"][0]["speed"]["p50_ms"]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    exports.copy(alone, "any_size")
+    with serving(alone) as port:
+        page = open_page(port, ready="#problem:not([hidden])")
+        assert "none of the models here can run in a browser" in page.inner_text("#problem")
+
+
+def get(port, path, method="GET"):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     with contextlib.closing(connection):
-        connection.request("GET", path)
+        connection.request(method, path)
         response = connection.getresponse()
         return response.status, dict(response.getheaders()), response.read()
 
@@ -171,7 +205,10 @@ def test_the_server_gives_the_page_and_the_exports_and_nothing_else(tmp_path):
         # Nothing comes from elsewhere.
         for name in ("index.html", "page.js", "model.js", "judge.js", "picture.js", "npz.js", "style.css"):
             assert b"://" not in get(port, f"/{name}")[2]
-        assert json.loads(get(port, "/exports.json")[2])["models"] == ["float32.tflite"]
+        assert list(json.loads(get(port, "/exports.json")[2])["models"]) == ["float32.tflite"]
+        status, found, body = get(port, "/", "HEAD")
+        assert (status, found["Content-Length"], body) == (200, headers["Content-Length"], b"")
+        assert get(port, "/nothing", "HEAD")[0] == 404
         assert get(port, "/exports/float32.tflite")[2] == (tmp_path / "float32.tflite").read_bytes()
         for path in ("/serve.py", "/exports/secret.txt", "/exports/../secret.txt", "/%2e%2e/check.py", "/package.json"):
             assert get(port, path)[0] == 404, path
@@ -190,5 +227,8 @@ def test_the_server_says_what_is_missing(tmp_path):
         return done.stderr
 
     assert "run `npm install` in" in say(tmp_path)
+    # Without --host it stays on this machine.
+    source = (away / "web" / "serve.py").read_text()
+    assert 'default="127.0.0.1"' in source
     assert "no .tflite with its .json and .npz" in say(tmp_path / "empty")
     assert "expected a folder" in say(tmp_path / "none")

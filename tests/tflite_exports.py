@@ -117,11 +117,11 @@ def _write_all(folder):
 
         return rgb if channels == 3 else luma
 
-    def write(name, function, channels, mode="float32"):
+    def write(name, function, channels, mode="float32", side=SIDE):
         dtype = tf.uint8 if channels == 3 else tf.float32
         module = tf.Module()
         module.run = tf.function(
-            lambda image: {"sr": function(image)}, [tf.TensorSpec((1, SIDE, SIDE, channels), dtype, "image")]
+            lambda image: {"sr": function(image)}, [tf.TensorSpec((1, side, side, channels), dtype, "image")]
         )
         with tempfile.TemporaryDirectory() as saved:
             tf.saved_model.save(module, saved, module.run.get_concrete_function())
@@ -138,6 +138,7 @@ def _write_all(folder):
         images = _inputs(channels)
         images = images if channels == 3 else images.astype(np.float32) / 255.0
         interpreter = Interpreter(str(path))
+        interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], (1, SIDE, SIDE, channels))
         interpreter.allocate_tensors()
         given, taken = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
         outputs = []
@@ -164,7 +165,7 @@ def _write_all(folder):
             "input": _tensor(given),
             "output": _tensor(taken),
             # Four 3x3 convolutions: 1 to 4 channels, twice 4 to 4, and 4 to 1.
-            "macs": SIDE * SIDE * 9 * (4 + 2 * 16 + 4) * channels,
+            "macs": (SIDE * SIDE if side else 1) * 9 * (4 + 2 * 16 + 4) * channels,
             "parameters": 216,
             "limits": limits_of(mode, np.dtype(taken["dtype"]).name),
         }
@@ -173,6 +174,7 @@ def _write_all(folder):
 
     write("float32", network(1, 1), 1)
     write("other", network(2, 1), 1)
+    write("any_size", network(1, 1), 1, side=None)
     write("border", network(1, 1, "border"), 1)
     write("int8", network(1, 1), 1, "int8")
     write("rgb", network(1, 3), 3)
@@ -182,7 +184,7 @@ def _write_all(folder):
 def _tensor(details):
     return {
         "name": details["name"],
-        "shape": details["shape"].tolist(),
+        "shape": details["shape_signature"].tolist(),
         "dtype": np.dtype(details["dtype"]).name,
         "quantization": None,
     }

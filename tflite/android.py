@@ -58,9 +58,11 @@ def main():
         raise CannotRun(f"{flags.model}: {fault}.")
     golden = read_golden(flags.model)
     case = _case(golden, flags.case)
+    # A file of any size is run at the golden vectors'.
+    shape = (1, *golden["inputs"].shape[1:])
     if flags.dry_run:
         adb = Adb(flags.adb, flags.serial)
-        print("\n".join(shlex.join(command) for command in commands(adb, flags, manifest, "INPUT.bin", "OUTPUT")))
+        print("\n".join(shlex.join(command) for command in commands(adb, flags, shape, "INPUT.bin", "OUTPUT")))
         return 0
     if not os.path.isfile(flags.benchmark_binary):
         raise CannotRun(f"{flags.benchmark_binary}: no such file; expected LiteRT's benchmark_model for Android.")
@@ -195,7 +197,7 @@ def _reason(out, err):
     return lines[-1].strip() if lines else "adb gave no reason"
 
 
-def commands(adb, flags, manifest, input_file, output_folder):
+def commands(adb, flags, shape, input_file, output_folder):
     """Every adb command of a run, in order, as lists of words."""
     files = _pushed(flags, input_file)
     lines = [[*adb.command, "devices"], *(adb.line("shell", f"getprop {name}") for _, name in _PROPERTIES)]
@@ -204,7 +206,7 @@ def commands(adb, flags, manifest, input_file, output_folder):
     lines += [adb.line("shell", f"stat -c %s {target}; sha256sum {target}") for _, target in files]
     lines.append(adb.line("shell", f"chmod 755 {REMOTE}/benchmark_model"))
     for name in flags.delegates:
-        lines.append(adb.line("shell", _benchmark(flags, manifest, name)))
+        lines.append(adb.line("shell", _benchmark(flags, shape, name)))
         lines.append(adb.line("pull", _remote_output(name), os.path.join(output_folder, f"{name}.bin")))
     if not flags.keep:
         lines.append(adb.line("shell", f"rm -rf {REMOTE}"))
@@ -223,13 +225,12 @@ def _remote_output(delegate):
     return f"{REMOTE}/output_{delegate}.bin"
 
 
-def _benchmark(flags, manifest, delegate):
-    shape = ",".join(str(side) for side in manifest["input"]["shape"])
+def _benchmark(flags, shape, delegate):
     words = [
         f"{REMOTE}/benchmark_model",
         f"--graph={REMOTE}/model.tflite",
         "--input_layer=input",
-        f"--input_layer_shape={shape}",
+        f"--input_layer_shape={','.join(str(side) for side in shape)}",
         f"--input_layer_value_files=input:{REMOTE}/input.bin",
         f"--output_filepath={_remote_output(delegate)}",
         f"--num_threads={flags.threads}",
@@ -259,7 +260,7 @@ def check(adb, flags, manifest, golden, case):
                 adb.push(source, target, flags.timeout)
             adb.must(["shell", f"chmod 755 {REMOTE}/benchmark_model"])
             report["delegates"] = [
-                _run_delegate(adb, flags, manifest, golden["outputs"][case], name, folder) for name in flags.delegates
+                _run_delegate(adb, flags, manifest, golden, case, name, folder) for name in flags.delegates
             ]
     finally:
         if not flags.keep:
@@ -277,8 +278,10 @@ def _check_binary(path, abi):
         raise CannotRun(f"{path}: built for another processor; the device is {abi}.")
 
 
-def _run_delegate(adb, flags, manifest, expected, name, folder):
-    code, out, err = adb.run(["shell", _benchmark(flags, manifest, name)], flags.timeout)
+def _run_delegate(adb, flags, manifest, golden, case, name, folder):
+    expected = golden["outputs"][case]
+    shape = (1, *golden["inputs"].shape[1:])
+    code, out, err = adb.run(["shell", _benchmark(flags, shape, name)], flags.timeout)
     log = out + err
     result = {"delegate": name, **parse_log(log)}
     if code:

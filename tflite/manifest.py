@@ -173,6 +173,29 @@ def sha256(path):
     return digest.hexdigest()
 
 
+def to_tensor(image, described):
+    """Pixels in the manifest's unit as what the file takes: rounded and clipped where that is an integer.
+
+    Args:
+        image: array of real numbers: in [0, 1] for luma files, 0 to 255 for rgb files.
+        described: the manifest's "input", dtype and quantization (null where the integer is the pixel itself).
+    """
+    if described["dtype"] == "float32":
+        return np.asarray(image, np.float32)
+    grid = described.get("quantization") or {"scale": 1.0, "zero_point": 0}
+    limits = np.iinfo(described["dtype"])
+    steps = np.round(np.asarray(image, np.float64) / grid["scale"]) + grid["zero_point"]
+    return np.clip(steps, limits.min, limits.max).astype(described["dtype"])
+
+
+def from_tensor(array, described):
+    """What the file gives, as float32 in the manifest's unit. `described`: the manifest's "output"."""
+    grid = described.get("quantization") or {"scale": 1.0, "zero_point": 0}
+    if np.issubdtype(array.dtype, np.integer):
+        return np.float32(grid["scale"]) * (array.astype(np.float32) - grid["zero_point"])
+    return array
+
+
 def output_peak(manifest):
     """The output's full range: 1 for luma, 255 for rgb. PSNR is relative to it."""
     return 255.0 if manifest["pipeline"] == "rgb" else 1.0

@@ -44,7 +44,7 @@ def measure(model, delegate, threads, runs, warmup, max_seconds):
     before, _ = runtime.memory_of_this_process()
 
     started = time.perf_counter()
-    loaded = runtime.Model(model, threads, delegate)
+    loaded = runtime.Model(model, threads, delegate, golden_shape(manifest, golden))
     load_ms = 1000.0 * (time.perf_counter() - started)
     result = {
         "delegation": loaded.delegation,
@@ -62,6 +62,11 @@ def measure(model, delegate, threads, runs, warmup, max_seconds):
     return result
 
 
+def golden_shape(manifest, golden):
+    """The shape that a file of any size takes for its golden vectors; None for a file of fixed size."""
+    return (1, *golden["inputs"].shape[1:]) if -1 in manifest["input"]["shape"] else None
+
+
 def _public(tensor):
     return {key: value for key, value in tensor.items() if key != "index"}
 
@@ -70,9 +75,9 @@ def _interface_fault(loaded, manifest, golden):
     """Why the file's input or output is not what the manifest and the golden vectors say, or ""."""
     for end, arrays in (("input", ("inputs",)), ("output", ("outputs", "float_outputs"))):
         found, said = getattr(loaded, end), manifest[end]
-        for key, value in (("shape", tuple(said["shape"])), ("dtype", said["dtype"])):
+        for key, word, value in (("signature", "shape", tuple(said["shape"])), ("dtype", "dtype", said["dtype"])):
             if found[key] != value:
-                return f"the {end}'s {key} is {found[key]}; the manifest says {value}"
+                return f"the {end}'s {word} is {found[key]}; the manifest says {value}"
         if not _same_quantization(found["quantization"], said.get("quantization")):
             return (
                 f"wrong scale or zero point: the {end}'s is {found['quantization']}; "
@@ -110,15 +115,18 @@ def _speed(loaded, image, manifest, load_ms, runs, warmup, max_seconds):
     half = len(times) // 2
     halves = [float(np.median(part)) for part in (times[:half], times[half:])] if half else [p50, p50]
     pixels = loaded.output["shape"][1] * loaded.output["shape"][2]
+    # Of a file of any size the manifest counts the work for one pixel.
+    macs = manifest["macs"] * (pixels if -1 in manifest["input"]["shape"] else 1)
     return {
         "load_ms": load_ms,
         "first_ms": first_ms,
         "runs": len(times),
+        "min_ms": min(times),
         "p50_ms": p50,
         "p95_ms": p95,
         "p99_ms": p99,
         "megapixels_per_second": pixels / p50 / 1000.0,
-        "gflops": 2.0 * manifest["macs"] / p50 / 1e6,
+        "gflops": 2.0 * macs / p50 / 1e6,
         "first_half_ms": halves[0],
         "second_half_ms": halves[1],
         "slowdown": halves[1] / halves[0],
@@ -135,7 +143,9 @@ def _numerics(loaded, model, golden, manifest, threads, delegate):
     some = sorted({0, len(names) - 1})
     again = loaded.run_all(golden["inputs"][some])
     other_threads = 1 if threads > 1 else 2
-    other = runtime.Model(model, other_threads, delegate).run_all(golden["inputs"][some])
+    other = runtime.Model(model, other_threads, delegate, golden_shape(manifest, golden)).run_all(
+        golden["inputs"][some]
+    )
     bad = ~np.isfinite(actual)
 
     def against(key):

@@ -36,30 +36,45 @@ def ycbcr_to_rgb(ycbcr):
     return (np.asarray(ycbcr, np.float64) - _YCBCR_OFFSET) @ _RGB_FROM_YCBCR.T
 
 
-def enlarge(image, scale):
+def enlarge(image, scale, rows=None, convert=np.float64):
     """MATLAB's imresize(image, scale, 'bicubic'): cubic kernel of a = -0.5, mirrored border, not clipped.
 
     Args:
         image: (height, width) or (height, width, channels), any real dtype.
         scale: int, at least 1.
+        rows: (first, last): only these rows of the result, in memory that follows them; None for all.
+        convert: what is done to the pixels before, for instance a change of colours: on the rows in use alone.
 
     Returns:
-        float64 (scale * height, scale * width, ...).
+        float64 (scale * height or last - first, scale * width, ...).
     """
-    enlarged = np.asarray(image, np.float64)
-    for axis in (0, 1):
-        length = enlarged.shape[axis]
-        centers = (np.arange(scale * length) + 0.5) / scale - 0.5
-        first = np.floor(centers).astype(int) - 1
-        source = np.moveaxis(enlarged, axis, 0)
-        result = 0.0
-        for tap in range(4):
-            positions = (first + tap) % (2 * length)
-            mirrored = np.where(positions < length, positions, 2 * length - 1 - positions)
-            weights = _cubic(centers - first - tap)
-            result = result + weights.reshape((-1,) + (1,) * (source.ndim - 1)) * source[mirrored]
-        enlarged = np.moveaxis(result, 0, axis)
-    return enlarged
+    first, last = rows or (0, scale * len(image))
+    tall = _enlarged(image, scale, np.arange(first, last), convert)
+    across = np.arange(scale * image.shape[1])
+    return np.moveaxis(_enlarged(np.moveaxis(tall, 1, 0), scale, across, np.asarray), 0, 1)
+
+
+def enlarge_bytes(image, scale, rows=256):
+    """`enlarge` of uint8 pixels to uint8, so many rows of the result at a time."""
+    starts = range(0, scale * len(image), rows)
+    ends = [min(start + rows, scale * len(image)) for start in starts]
+    return np.concatenate([to_bytes(enlarge(image, scale, band, unit)) for band in zip(starts, ends, strict=True)])
+
+
+def _enlarged(source, scale, positions, convert):
+    """Those positions of the enlarged first axis, float64."""
+    length = len(source)
+    centers = (positions + 0.5) / scale - 0.5
+    first = np.floor(centers).astype(int) - 1
+    taps = (first + np.arange(4)[:, None]) % (2 * length)
+    mirrored = np.where(taps < length, taps, 2 * length - 1 - taps)
+    start = mirrored.min()
+    values = convert(source[start : mirrored.max() + 1])
+    result = 0.0
+    for tap in range(4):
+        weights = _cubic(centers - first - tap)
+        result = result + weights.reshape((-1,) + (1,) * (values.ndim - 1)) * values[mirrored[tap] - start]
+    return result
 
 
 def _cubic(x):
@@ -67,6 +82,11 @@ def _cubic(x):
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
     return np.where(x <= 1.0, near, np.where(x <= 2.0, far, 0.0))
+
+
+def unit(image):
+    """uint8 to float64 in [0, 1]."""
+    return image / 255.0
 
 
 def to_bytes(image):

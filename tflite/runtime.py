@@ -50,8 +50,8 @@ class Model:
         shape: another input shape than the file's own, or None.
 
     Attributes:
-        input, output: dicts of index, name, shape (tuple), dtype (NumPy's name), quantization (dict of scale and
-            zero_point, or None).
+        input, output: dicts of index, name, shape (tuple), signature (the shape in the file, -1 for any size), dtype
+            (NumPy's name), quantization (dict of scale and zero_point, or None).
         delegation: dict, see `_delegation`.
 
     Raises:
@@ -122,6 +122,7 @@ def _details(tensor):
         "index": tensor["index"],
         "name": tensor["name"],
         "shape": tuple(int(side) for side in tensor["shape"]),
+        "signature": tuple(int(side) for side in tensor["shape_signature"]),
         "dtype": np.dtype(tensor["dtype"]).name,
         "quantization": quantization,
     }

@@ -4,7 +4,8 @@
 
 The image is cut into tiles of the model's size. Around the part of a tile that is kept lies a halo as wide as
 the network's receptive field reaches, and tiles stop at the image's own border: the result is that of one
-run over the whole image. Where the image is smaller than the model's input, the input is resized to it.
+run over the whole image. A row of tiles is enlarged, run and rounded before the next begins, so that memory follows
+the tile. Where the image is smaller than the model's input, the input is resized to it.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 
 import numpy as np
 import pictures
-from manifest import CannotRun, end, identity_fault, read_manifest
+from manifest import CannotRun, end, from_tensor, identity_fault, output_peak, read_manifest, to_tensor
 from runtime import Model, usable_cores
 
 
@@ -39,13 +40,13 @@ def main():
 
     enlarged = upscale(model, manifest, pixels, flags.tile, _show_progress)
     if alpha is not None:
-        alpha = pictures.to_bytes(pictures.enlarge(alpha / 255.0, manifest["scale"]))
+        alpha = pictures.enlarge_bytes(alpha, manifest["scale"])
     pictures.write(flags.output, enlarged, alpha, profile)
     return 0
 
 
 def upscale(model, manifest, pixels, tile=256, progress=None):
-    """Enlarges an image by the model's scale.
+    """Enlarges an image by the model's scale, a row of tiles at a time: memory follows the tile, not the image.
 
     Args:
         model: function of an input shape, or None for the file's own, that gives a `runtime.Model`.
@@ -60,68 +61,97 @@ def upscale(model, manifest, pixels, tile=256, progress=None):
     Raises:
         CannotRun: the model cannot be tiled, or not be resized to a small image.
     """
-    scale = manifest["scale"]
-    if manifest["pipeline"] == "rgb":
-        rgb = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
-        sr = run_tiled(model, manifest, rgb.astype(manifest["input"]["dtype"]), scale, tile, progress) / 255.0
-        return pictures.to_bytes(sr.mean(axis=2) if pixels.ndim == 2 else sr)
-    if manifest.get("channels", 1) == 3:
-        ilr = pictures.enlarge((np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels) / 255.0, scale)
-        sr = run_tiled(model, manifest, ilr.astype(np.float32), 1, tile, progress)
-        return pictures.to_bytes(sr.mean(axis=2) if pixels.ndim == 2 else sr)
-    if pixels.ndim == 2:
-        ilr = pictures.enlarge(pixels / 255.0, scale)
-        sr = run_tiled(model, manifest, ilr[..., None].astype(np.float32), 1, tile, progress)
-        return pictures.to_bytes(sr[..., 0])
-    ycbcr = pictures.enlarge(pictures.rgb_to_ycbcr(pixels / 255.0), scale)
-    sr = run_tiled(model, manifest, ycbcr[..., :1].astype(np.float32), 1, tile, progress)
-    ycbcr[..., 0] = sr[..., 0]
-    return pictures.to_bytes(pictures.ycbcr_to_rgb(ycbcr))
-
-
-def run_tiled(model, manifest, image, factor, tile=256, progress=None):
-    """Runs the model over an image of any size, tile by tile.
-
-    Args:
-        model, manifest, tile, progress: as for `upscale`.
-        image: (height, width, channels) of the model's input type.
-        factor: output pixels per input pixel.
-
-    Returns:
-        (factor * height, factor * width, channels) of the model's output type.
-    """
-    halo = manifest.get("lr_halo", manifest["halo"]) if factor > 1 else manifest["halo"]
-    own = manifest["input"]["shape"][1:3]
-    sides = [min(tile if side < 1 else side, length) for side, length in zip(own, image.shape[:2], strict=True)]
-    downward, across = (plan(length, side, halo) for length, side in zip(image.shape[:2], sides, strict=True))
-    loaded = _load(model, own, sides, image, factor)
-    result, done = None, 0
-    for top, first_row, last_row in downward:
-        for left, first_column, last_column in across:
-            output = loaded.run(image[None, top : top + sides[0], left : left + sides[1]])[0]
-            if result is None:
-                result = np.empty((factor * image.shape[0], factor * image.shape[1], output.shape[2]), output.dtype)
-            result[factor * first_row : factor * last_row, factor * first_column : factor * last_column] = output[
-                factor * (first_row - top) : factor * (last_row - top),
-                factor * (first_column - left) : factor * (last_column - left),
-            ]
-            done += 1
-            if progress:
-                progress(done, len(downward) * len(across))
+    scale, gray = manifest["scale"], pixels.ndim == 2
+    whole = manifest["pipeline"] == "rgb"
+    colour = whole or manifest.get("channels", 1) == 3
+    result = np.empty((scale * pixels.shape[0], scale * pixels.shape[1], *pixels.shape[2:]), np.uint8)
+    tiles = Tiles(model, manifest, pixels.shape[:2] if whole else result.shape[:2], tile, progress)
+    if colour:
+        given = np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if gray else pixels
+        convert = pictures.unit
+    else:
+        given, convert = (pixels[..., None], pictures.unit) if gray else (pixels, _ycbcr_of_bytes)
+    for top, bottom, first, last in tiles.bands:
+        ilr = given[top:bottom] if whole else pictures.enlarge(given, scale, (top, bottom), convert)
+        sr = tiles.run(ilr if colour else ilr[..., :1], first - top, last - top) / output_peak(manifest)
+        if not colour and not gray:
+            ilr = ilr[first - top : last - top]
+            ilr[..., 0] = sr[..., 0]
+            sr = pictures.ycbcr_to_rgb(ilr)
+        rows = slice(tiles.factor * first, tiles.factor * last)
+        result[rows] = pictures.to_bytes(sr.mean(axis=2) if gray else sr)
     return result
 
 
-def _load(model, own, sides, image, factor):
+def _ycbcr_of_bytes(pixels):
+    return pictures.rgb_to_ycbcr(pixels / 255.0)
+
+
+class Tiles:
+    """A model ready to run over an image of any size, a row of tiles after the other.
+
+    Args:
+        model, manifest, tile, progress: as for `upscale`.
+        size: (height, width) of the image that the model takes: the ILR for luma files.
+
+    Attributes:
+        factor: output pixels per pixel of the model's input: the scale for rgb files, 1 for luma's, which take ILR.
+        bands: list of (top, bottom, first, last), pixels of the model's input: the tiles of a row cover top to
+            bottom, and first to last is taken from them.
+    """
+
+    def __init__(self, model, manifest, size, tile=256, progress=None):
+        whole = manifest["pipeline"] == "rgb"
+        self.factor = manifest["scale"] if whole else 1
+        self._manifest = manifest
+        halo = manifest.get("lr_halo", manifest["halo"]) if whole else manifest["halo"]
+        own = manifest["input"]["shape"][1:3]
+        self._sides = [min(tile if side < 1 else side, length) for side, length in zip(own, size, strict=True)]
+        downward, self._across = (plan(length, side, halo) for length, side in zip(size, self._sides, strict=True))
+        self.bands = [(top, top + self._sides[0], first, last) for top, first, last in downward]
+        self._model = _load(model, own, self._sides, manifest["input"]["shape"][3], size, self.factor)
+        self._progress, self._done = progress, 0
+
+    def run(self, image, first, last):
+        """One row of tiles.
+
+        Args:
+            image: (rows of a tile, width, channels) in the manifest's unit, before any quantisation.
+            first, last: the rows of it that are taken.
+
+        Returns:
+            float32 (factor * (last - first), factor * width, channels) in the manifest's unit.
+        """
+        result, factor = None, self.factor
+        image = to_tensor(image, self._manifest["input"])
+        for left, first_column, last_column in self._across:
+            output = self._model.run(image[None, :, left : left + self._sides[1]])[0]
+            if result is None:
+                result = np.empty((factor * (last - first), factor * image.shape[1], output.shape[2]), np.float32)
+            result[:, factor * first_column : factor * last_column] = from_tensor(
+                output[
+                    factor * first : factor * last,
+                    factor * (first_column - left) : factor * (last_column - left),
+                ],
+                self._manifest["output"],
+            )
+            self._done += 1
+            if self._progress:
+                self._progress(self._done, len(self.bands) * len(self._across))
+        return result
+
+
+def _load(model, own, sides, channels, size, factor):
     """The model for tiles of `sides`, resized where they are not its own."""
     if sides == own:
         return model(None)
     try:
-        loaded = model((1, *sides, image.shape[2]))
+        loaded = model((1, *sides, channels))
         if loaded.output["shape"][1:3] != (factor * sides[0], factor * sides[1]):
             raise CannotRun(f"resized, its output is {loaded.output['shape']}")
     except CannotRun as error:
         raise CannotRun(
-            f"the image gives {image.shape[0]} x {image.shape[1]} pixels, less than the model's input of "
+            f"the image gives {size[0]} x {size[1]} pixels, less than the model's input of "
             f"{own[0]} x {own[1]}, and this model cannot be resized ({error}); export it smaller."
         ) from error
     return loaded

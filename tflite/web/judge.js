@@ -160,7 +160,7 @@ export async function check(files, options) {
     const p50 = percentile(sorted, 0.5);
     report.speed = {
       load_ms: model.loadMs, first_ms: firstMs, runs: times.length,
-      p50_ms: p50, p95_ms: percentile(sorted, 0.95), p99_ms: percentile(sorted, 0.99),
+      min_ms: sorted[0], p50_ms: p50, p95_ms: percentile(sorted, 0.95), p99_ms: percentile(sorted, 0.99),
       megapixels_per_second: (model.outputShape[1] * model.outputShape[2]) / p50 / 1000,
       gflops: (2 * manifest.macs) / p50 / 1e6,
       slowdown: half ? median(times.slice(half)) / median(times.slice(0, half)) : 1,

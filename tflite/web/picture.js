@@ -102,6 +102,15 @@ export function plan(length, side, halo) {
   return found;
 }
 
+// How many tiles a low-resolution picture of this size is cut into.
+export function countTiles(manifest, height, width) {
+  const rgb = manifest.pipeline === "rgb";
+  const factor = rgb ? 1 : manifest.scale;
+  const halo = rgb ? (manifest.lr_halo ?? manifest.halo) : manifest.halo;
+  const [, tileHeight, tileWidth] = manifest.input.shape;
+  return plan(factor * height, tileHeight, halo).length * plan(factor * width, tileWidth, halo).length;
+}
+
 // One tile of the picture, mirrored beyond its right and bottom edge where the picture is smaller than the tile.
 function cut(picture, top, left, height, width, Type) {
   const { channels } = picture;

@@ -1,7 +1,7 @@
-"""Serves the page that runs exported models in a browser, on this machine and on the local network.
+"""Serves the page that runs exported models in a browser: to this machine, or with --host=0.0.0.0 to the network.
 
     cd tflite/web && npm install && cd ../..
-    python tflite/web/serve.py DIR [--port=8000] [--https]
+    python tflite/web/serve.py DIR [--port=8000] [--host=0.0.0.0 --https]
 
 DIR holds exports: .tflite, .npz and .json side by side. Nothing is fetched from outside: LiteRT.js comes from
 node_modules. Browsers grant threads, WebGPU and hashing to secure pages alone: localhost, or https. A phone reaches
@@ -23,7 +23,7 @@ import urllib.parse
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
-from check import BORDER_DB, limits_of  # noqa: E402
+from check import BORDER_DB, BUSY_RATIO, limits_of  # noqa: E402
 from manifest import CannotRun, beside, end, read_manifest  # noqa: E402
 
 _TYPES = {
@@ -34,6 +34,8 @@ _TYPES = {
     ".wasm": "application/wasm",
 }
 _PAGE = ("index.html", "style.css", "page.js", "model.js", "judge.js", "picture.js", "npz.js")
+# What LiteRT.js takes and gives.
+BROWSER_DTYPES = {"float32", "int32", "uint8"}
 _PACKAGES = {"core": ("dist", "wasm"), "wasm-utils": ("dist",)}
 
 
@@ -42,7 +44,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", metavar="DIR", help="of exported models")
     parser.add_argument("--port", type=int, default=8000, help="0 picks a free one (default 8000)")
-    parser.add_argument("--host", default="0.0.0.0", help="127.0.0.1 keeps it to this machine (default: all)")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets the network in (default: this machine alone)")
     parser.add_argument("--https", action="store_true", help="with a certificate made on the spot by openssl")
     parser.add_argument("--cert", metavar="PEM", help="your own certificate, with --key")
     parser.add_argument("--key", metavar="PEM")
@@ -74,17 +76,33 @@ def make_server(folder, host, port):
 
 
 def list_exports(folder):
-    """{name: limits of its gates} of the models that have a manifest and golden vectors beside them, sorted."""
+    """The models that have a manifest and golden vectors beside them, sorted.
+
+    Returns:
+        {name: {"mode", "pipeline", "limits" of its gates, "refused": why no browser can run it, or ""}}.
+    """
     if not os.path.isdir(folder):
         raise CannotRun(f"{folder}: expected a folder of exported models.")
     found = {}
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if name.endswith(".tflite") and all(os.path.isfile(beside(path, suffix)) for suffix in (".json", ".npz")):
-            found[name] = limits_of(read_manifest(path))
+            manifest = read_manifest(path)
+            found[name] = {key: manifest[key] for key in ("mode", "pipeline")}
+            found[name] |= {"limits": limits_of(manifest), "refused": refusal(manifest)}
     if not found:
         raise CannotRun(f"{folder}: no .tflite with its .json and .npz; tools/export_tflite.py writes all three.")
     return found
+
+
+def refusal(manifest):
+    """Why LiteRT.js cannot run a model, or ""."""
+    if -1 in manifest["input"]["shape"]:
+        return "takes any size; a browser needs a fixed one: export it without --dynamic_shape"
+    dtypes = {manifest["input"]["dtype"], manifest["output"]["dtype"]}
+    if not dtypes <= BROWSER_DTYPES:
+        return f"takes and gives {' and '.join(sorted(dtypes))}; a browser takes {', '.join(sorted(BROWSER_DTYPES))}"
+    return ""
 
 
 def _files(folder, exports):
@@ -105,7 +123,7 @@ def _files(folder, exports):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers GET for a fixed list of files, with the headers that let a page use threads."""
+    """Answers GET and HEAD for a fixed list of files, with the headers that let a page use threads."""
 
     protocol_version = "HTTP/1.1"
 
@@ -116,13 +134,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
         if path == "/exports.json":
-            document = {"models": list(self._exports), "limits": self._exports, "border_db": BORDER_DB}
+            document = {"models": self._exports, "border_db": BORDER_DB, "busy_ratio": BUSY_RATIO}
             self._answer(200, json.dumps(document).encode(), ".json")
         elif path in self._files and os.path.isfile(self._files[path]):
             with open(self._files[path], "rb") as file:
                 self._answer(200, file.read(), os.path.splitext(self._files[path])[1])
         else:
             self._answer(404, b"not found", "")
+
+    do_HEAD = do_GET
 
     def _answer(self, status, body, suffix):
         self.send_response(status)
@@ -134,7 +154,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_):
         """Quiet: a page load is some twenty requests."""
@@ -178,6 +199,8 @@ def _announce(server, scheme):
         print(f"On this network   {scheme}://{address}:{port}/")
     if others and scheme == "http":
         print("On another device threads and WebGPU need --https, or `adb reverse` and localhost.")
+    if not others:
+        print("Other devices are kept out; --host=0.0.0.0 --https lets a phone on this network in.")
     print("Ctrl-C ends.", flush=True)
 
 
