@@ -95,7 +95,7 @@ def phone(tmp_path, monkeypatch, capsys):
     hashes = {name: subprocess_sha(tmp_path / f"m.{name}") for name in ("tflite", "npz")}
     side = {"shape": [1, 16, 16, 1], "dtype": "float32", "quantization": None}
     manifest = {
-        "format": 1,
+        "format": 2,
         "model": {"file": "m.tflite", "sha256": hashes["tflite"], "bytes": 2048},
         "golden": {"file": "m.npz", "sha256": hashes["npz"], "cases": 2},
         "mode": "float32",
@@ -105,6 +105,7 @@ def phone(tmp_path, monkeypatch, capsys):
         "input": {"name": "ilr", **side},
         "output": {"name": "sr", **side},
         "macs": 1000,
+        "limits": {"golden_psnr": 100.0, "golden_ulp": 1000.0, "golden_differing": 0.01, "float_psnr": 97.0},
     }
     (tmp_path / "m.json").write_text(json.dumps(manifest))
     device = tmp_path / "device"
