@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -103,7 +104,7 @@ class RestConnection:
         except (LookupError, TypeError, ValueError):
             text = response.reason
         kind = Passing if response.status_code in _PASSING_STATUSES else UserError
-        raise kind(f"{self._address}: {response.status_code}: {text}")
+        raise kind(f"{self._address}: {response.status_code}: {_sentence(text)}")
 
 
 class GrpcConnection:
@@ -175,7 +176,13 @@ class GrpcConnection:
             if code == codes.RESOURCE_EXHAUSTED and "larger than max" in details:
                 raise UserError(_too_long(details)) from error
             passing = code in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.RESOURCE_EXHAUSTED)
-            raise (Passing if passing else UserError)(f"{self._address}: {code.name}: {details}") from error
+            raise (Passing if passing else UserError)(f"{self._address}: {code.name}: {_sentence(details)}") from error
+
+
+def _sentence(text):
+    """A refusal without what TensorFlow puts around it: the names of the graph's nodes."""
+    text = re.sub(r"\s*\[\[\{\{.*|\{\{function_node [^}]*\}\} ?", "", text, flags=re.DOTALL).strip()
+    return re.sub(r"^assertion failed: \[(.*)\]$", r"\1", text, flags=re.DOTALL)
 
 
 def _reason(error):

@@ -21,6 +21,7 @@ pytest.importorskip("tensorflow_serving", reason="gRPC needs `pip install tensor
 
 import benchmark_serving  # noqa: E402
 import requests  # noqa: E402
+import stand_in_server  # noqa: E402
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2  # noqa: E402
 from kit import ENVIRONMENT, PHOTOGRAPHS, ROOT  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -31,7 +32,7 @@ from drcn_keras import client  # noqa: E402
 from drcn_keras.connections import Gone, check_server, connect, retried  # noqa: E402
 from drcn_keras.errors import UserError  # noqa: E402
 
-STAND_IN = [sys.executable, str(ROOT / "tools" / "serving" / "stand_in_server.py")]
+STAND_IN = [sys.executable, str(ROOT / "tests" / "stand_in_server.py")]
 Server = collections.namedtuple("Server", "rest grpc rest_port grpc_port process")
 
 
@@ -161,13 +162,13 @@ def test_refusals_are_one_sentence_and_not_tried_again(connection, monkeypatch):
     large = client.encode_png(np.zeros((65, 64), np.uint8))
     png = client.encode_png(photograph(20, 20))
     for contents, sentence in (
-        (b"", "not an image"),
-        (b"GIF89a and so on", "not an image"),
-        (png[:300], "Invalid PNG"),
-        (b"\xff\xd8\xff\xe0 and so on", "JPEG"),
-        (large, f"at most {MAX_PIXELS}"),
+        (b"", "image 1 of 1 is not an image: expected a PNG or JPEG file; received 0 bytes$"),
+        (b"GIF89a and so on", "image 1 of 1 is not an image: expected a PNG or JPEG file; received 16 bytes$"),
+        (png[:300], r"Invalid PNG[\w ,]*$"),
+        (b"\xff\xd8\xff\xe0 and so on", r"JPEG[\w ,]*$"),
+        (large, f"too many pixels: at most {MAX_PIXELS} in one request; received 4160$"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=f"(400|INVALID_ARGUMENT): .*{sentence}"):
             retried(lambda contents=contents: connection.upscale(contents), retries=3)
     assert client.decode_png(connection.upscale(png)).shape == (40, 40, 3)
 
@@ -217,18 +218,37 @@ def test_rest_rows_and_columns(server):
     [
         b"{",
         {"instances": [], "inputs": []},
+        {"signature_name": "upscale_image", "instances": []},
+        {"signature_name": "upscale_image", "instances": {}},
         {"signature_name": "enlarge", "instances": [1.0]},
         {"signature_name": "upscale", "instances": [[[["red", 0, 0]]]]},
         {"signature_name": "upscale", "instances": [[[[0.1, 0.2, 0.3]], [[0.1, 0.2]]]]},
         {"signature_name": "upscale", "instances": [[[[0.1, 0.2, 255]]]]},
         {"signature_name": "upscale_image", "instances": [{"b64": "***"}]},
     ],
-    ids=["cut short", "two formats", "no such signature", "words", "ragged", "out of range", "no base64"],
+    ids=[
+        "cut short",
+        "two formats",
+        "no instance",
+        "no list",
+        "no such signature",
+        "words",
+        "ragged",
+        "out of range",
+        "no base64",
+    ],
 )
 def test_rest_refuses_what_it_cannot_use(server, body):
     status, answer = post(server, body)
     assert status == 400
     assert answer["error"]
+
+
+def test_stand_in_takes_64_connections_at_once():
+    """They wait in the kernel; nobody accepts them here."""
+    with stand_in_server.RestServer(("127.0.0.1", 0), None) as listening, contextlib.ExitStack() as stack:
+        for _ in range(64):
+            stack.enter_context(socket.create_connection(listening.server_address, timeout=0.5))
 
 
 def test_stand_in_refuses_a_body_it_would_not_hold(server):

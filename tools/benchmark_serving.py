@@ -109,7 +109,8 @@ def damaged(png):
 @contextlib.contextmanager
 def stand_in(base_path):
     """Runs the stand-in server on free ports: (process id, gRPC address, REST address)."""
-    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "serving", "stand_in_server.py")
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    script = os.path.join(root, "tests", "stand_in_server.py")
     command = [sys.executable, script, f"--model_base_path={base_path}", "--port=0", "--rest_api_port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -138,6 +138,8 @@ class _RestHandler(BaseHTTPRequestHandler):
         except Refused as refused:
             status = _HTTP_STATUSES.get(refused.code, HTTPStatus.INTERNAL_SERVER_ERROR)
             content = {"error": str(refused)}
+        except Exception as error:  # Whatever it is, the client gets an answer and the connection goes on.
+            status, content = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": repr(error)}
         body = json.dumps(content).encode()
         try:
             self.send_response(status)
@@ -152,6 +154,13 @@ class _RestHandler(BaseHTTPRequestHandler):
         """No line per request."""
 
 
+class RestServer(ThreadingHTTPServer):
+    """A thread for each connection; as many may wait for theirs as a load test opens at once."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
 def _predict_json(servable, body):
     """TF Serving's JSON predict call: row ("instances") or columnar ("inputs") format, bytes as {"b64": ...}."""
     try:
@@ -164,7 +173,7 @@ def _predict_json(servable, body):
         values = request["instances" if rows else "inputs"]
         columns = _columns(values, list(specs)) if rows else _named(values, list(specs))
         inputs = {name: _from_json(columns[name], spec) for name, spec in specs.items() if name in columns}
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"JSON Parse error: {error}") from error
     outputs = {name: _to_json(name, value) for name, value in servable.predict(signature_name, inputs).items()}
     if not rows:
@@ -179,6 +188,8 @@ def _is_named(value):
 
 
 def _columns(instances, names):
+    if not instances:
+        raise ValueError("'instances' must hold one or more")
     if _is_named(instances[0]):
         return {name: [instance[name] for instance in instances] for name in instances[0]}
     return {names[0]: instances}
@@ -237,12 +248,11 @@ def serve(servable, port, rest_api_port, channel_arguments=()):
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, grpc_server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, grpc_server)
     try:
-        rest_server = ThreadingHTTPServer((HOST, rest_api_port), _RestHandler)
+        rest_server = RestServer((HOST, rest_api_port), _RestHandler)
         port = grpc_server.add_insecure_port(f"{HOST}:{port}")
     except (OSError, RuntimeError) as error:
         raise UserError(f"ports {port} and {rest_api_port} on {HOST} must be free: {error}") from error
     rest_server.servable = servable
-    rest_server.daemon_threads = True
     grpc_server.start()
     threading.Thread(target=rest_server.serve_forever, daemon=True).start()
     print(
