@@ -108,11 +108,16 @@ def of_preset(run: str, command: str, results: list[dict]) -> dict:
         rows = list(csv.DictReader(file))
     card["command"] = command
     card["val_curve"] = [[int(row["epoch"]), float(row["val_psnr"])] for row in rows if row["val_psnr"]]
-    card["results"] = [
+    card["results"] = results_of(results)
+    return card
+
+
+def results_of(results: list[dict]) -> list[dict]:
+    """The results of `drcn_keras.evaluate` as cards hold them: means, and how many images."""
+    return [
         {"dataset": result["dataset"], "scale": result["scale"], "images": len(result["images"]), **result["mean"]}
         for result in results
     ]
-    return card
 
 
 def _with_origin(model):

@@ -26,6 +26,7 @@ from drcn_keras.inputs import check_scales, check_tile, load_for
 from drcn_keras.lr_files import check_fit, matched
 from drcn_keras.measuring import Restorer, measure
 from drcn_keras.metrics import mean_psnr
+from drcn_keras.precision import announced, chosen, define_precision
 from drcn_keras.published import complaints
 from drcn_keras.results import table, to_csv, to_json
 
@@ -49,6 +50,7 @@ def evaluate(
     self_ensemble: bool = False,
     lr_dir: _Folders | None = None,
     recursive: bool = False,
+    precision: str = "float32",
 ) -> dict[str, list[dict[str, Any]]]:
     """Measures a model, and bicubic enlargement beside it, on folders of originals.
 
@@ -66,6 +68,7 @@ def evaluate(
             `lr_files.matched` says; None: MATLAB's bicubic shrinks the originals.
         recursive: take every folder inside `data_dir` that holds images as a data set of its own, named by its path
             from there; those of `lr_dir` have the same paths.
+        precision: as in `drcn_keras.upscale`; tables of float32, the default, are comparable.
 
     Returns:
         {"results": [{"dataset", "scale", "images": [{"name", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim"}],
@@ -82,13 +85,14 @@ def evaluate(
     scales = as_scales(scale)
     check_scales(scales)
     sets = data_sets(data_dir, lr_dir, recursive)
-    results = _results(model, sets, scales, tile, save_images, overwrite, progress, self_ensemble)
+    precision, _ = chosen(precision)
+    results = _results(model, sets, scales, tile, save_images, overwrite, progress, self_ensemble, precision)
     for complaint in complaints(results):
         logging.error(complaint)
     return {"results": results}
 
 
-def _results(model, sets, scales, tile, save_images, overwrite, progress, self_ensemble):
+def _results(model, sets, scales, tile, save_images, overwrite, progress, self_ensemble, precision):
     """What `evaluate` returns as "results", without a word on bicubic rows that are off."""
     if model == "bicubic":
         if not scales:
@@ -98,7 +102,7 @@ def _results(model, sets, scales, tile, save_images, overwrite, progress, self_e
         network = load_for(model, scales)
         check_tile(tile, network)
         scales = scales or network.scales
-        restorer = Restorer(network, tile, self_ensemble)
+        restorer = Restorer(network, tile, self_ensemble, precision)
     lr_paths = _lr_paths(sets, scales)
     targets = _targets(save_images, sets, scales, overwrite) if save_images else {}
 
@@ -227,6 +231,7 @@ def define_flags():
         "the same (default: 512, or less for a large network)",
     )
     flags.DEFINE_boolean("overwrite", False, "replace the files of --json, --csv and --save_images")
+    define_precision("float32")
     commands.require("data_dir")
 
 
@@ -243,13 +248,16 @@ def main(argv):
     names = FLAGS.model or [commands.default_model(scale) for scale in scales or [None]]
     models = [name if name == "bicubic" else load_for(name, scales if FLAGS.model else ()) for name in names]
     asked = scales if FLAGS.model else []
+    precision = announced(FLAGS.precision)
     results = []
     for name, model in zip(names, models, strict=True):
         measured = _results(
-            model, sets, asked, FLAGS.tile, FLAGS.save_images, FLAGS.overwrite, True, FLAGS.self_ensemble
+            model, sets, asked, FLAGS.tile, FLAGS.save_images, FLAGS.overwrite, True, FLAGS.self_ensemble, precision
         )
         # A row of its own: never to be mixed with plain results.
-        label = f"{name}+" if FLAGS.self_ensemble and name != "bicubic" else name
+        label = name
+        if name != "bicubic":
+            label += "+" * FLAGS.self_ensemble + " (bfloat16)" * (precision == "bfloat16")
         for result in measured:
             print(table(result, label))
             results.append({"model": label, **result})

@@ -6,11 +6,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from absl import logging
 
 from drcn_keras.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
 
 _PARTIAL = ".partial-"
 _BUILDING = ".building-"
@@ -44,6 +47,22 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
         raise UserError(
             f"{path} could not be written: {error.strerror or error}; what was there is unchanged."
         ) from error
+
+
+def write_model(path: str, model: "keras.Model") -> None:
+    """Writes a Keras model as a .keras file, or nothing. Raises UserError as `write_atomically`."""
+    try:
+        # Keras writes one by name only.
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = os.path.join(folder, "model.keras")
+            model.save(temporary)
+            with open(temporary, "rb") as file:
+                packed = file.read()
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}; what was there is unchanged."
+        ) from error
+    write_atomically(path, lambda file: file.write(packed))
 
 
 def sync(path: str) -> None:

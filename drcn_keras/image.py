@@ -28,6 +28,19 @@ def ycbcr_to_rgb(ycbcr):
     return (np.asarray(ycbcr, np.float64) - _YCBCR_OFFSET) @ _RGB_FROM_YCBCR.T
 
 
+def luma_plane(red, green, blue):
+    """Y of MATLAB's rgb2ycbcr from three planes in [0, 1]: float64 in [16/255, 235/255], not rounded."""
+    return sum(weight * plane for weight, plane in zip(_YCBCR_FROM_RGB[0], (red, green, blue), strict=True)) + 16 / 255
+
+
+def brightened(rgb, change):
+    """The planes of an RGB image after its Y has risen by `change`, with Cb and Cr as they were.
+
+    Y of a gray is 219/255 of it, and its chroma 0: so a change of Y is the same change of red, green and blue.
+    """
+    return [plane + change * (255 / 219) for plane in rgb]
+
+
 def luma(image):
     """The Y that the field measures on.
 
@@ -97,11 +110,14 @@ def bicubic(image, factor, window=(slice(None), slice(None))):
         taps.append((indices - first, weights))
     resized = image.astype(np.float64)
     for axis, (indices, weights) in enumerate(taps):
-        columns = (-1,) + (1,) * (resized.ndim - 1)
-        source = np.moveaxis(resized, axis, 0)
+        # Rows in one piece: NumPy gathers them several times as fast.
+        source = np.ascontiguousarray(np.moveaxis(resized, axis, 0))
+        rows = source.reshape(len(source), -1)
+        result = np.zeros((len(indices), rows.shape[1]))
         # Tap by tap, so that memory stays that of the result.
-        result = sum(weights[:, tap].reshape(columns) * source[indices[:, tap]] for tap in range(indices.shape[1]))
-        resized = np.moveaxis(result, 0, axis)
+        for tap in range(indices.shape[1]):
+            result += weights[:, tap, None] * rows[indices[:, tap]]
+        resized = np.moveaxis(result.reshape(-1, *source.shape[1:]), 0, axis)
     return resized
 
 

@@ -17,6 +17,7 @@ from keras import ops
 
 from drcn_keras import image
 from drcn_keras.layers import CenteredIdentity, RecursionWeighting
+from drcn_keras.precision import layer_policy
 
 
 def skip_gain(model):
@@ -32,7 +33,7 @@ def used_recursions(model):
     return [int(index) + 1 for index in np.flatnonzero(ops.convert_to_numpy(model.ensemble_weights))] or [1]
 
 
-def inference_model(model, residual=False, split_identity=False):
+def inference_model(model, residual=False, split_identity=False, precision="float32"):
     """The folded twin of a DRCN.
 
     Args:
@@ -42,6 +43,7 @@ def inference_model(model, residual=False, split_identity=False):
         split_identity: compute each recursion as relu(h + conv(h, W - I) + b). Trained recursive kernels stay
             near the identity they start from; without it their largest weight is some ten times smaller, and so
             are the steps of an 8-bit kernel.
+        precision: "float32" or "bfloat16", what the inner convolutions compute in; see `precision`.
 
     Returns:
         A functional keras.Model: ilr float32 (batch, height, width, channels) -> sr (or residual) of the same shape,
@@ -52,20 +54,10 @@ def inference_model(model, residual=False, split_identity=False):
     weights = ops.convert_to_numpy(model.ensemble_weights)[np.array(used) - 1]
     total = skip_gain(model)
 
-    def copy(name, **changes):
-        source = model.get_layer(name)
-        layer = keras.layers.Conv2D.from_config(
-            {**source.get_config(), "kernel_initializer": "zeros", "dtype": "float32", **changes}
-        )
-        layer.build((None, None, None, source.kernel.shape[2]))
-        layer.set_weights(source.get_weights())
-        return layer
-
-    embedding = [copy("embedding_1"), copy("embedding_2")]
-    inference = copy("inference", **({"activation": None} if split_identity else {}))
-    reconstruct = copy("reconstruction_1")
-    weighting = RecursionWeighting(name="ensemble")
-    project = copy("reconstruction_2")
+    embedding, inference, reconstruct, project = _convolutions(model, precision)
+    if split_identity:
+        inference.activation = keras.activations.linear
+    weighting = RecursionWeighting(name="ensemble", dtype="float32")
 
     ilr = keras.Input((None, None, model.channels), name="ilr")
     features = ilr
@@ -87,6 +79,45 @@ def inference_model(model, residual=False, split_identity=False):
         kernel, bias = inference.get_weights()
         inference.set_weights([kernel - ops.convert_to_numpy(CenteredIdentity()(kernel.shape)), bias])
     return keras.Model(ilr, outputs, name="drcn_inference")
+
+
+def recursions_model(model, precision="float32"):
+    """Every recursion of a DRCN, those that a thin ensemble leaves out too.
+
+    Args:
+        model: a built `DRCN`.
+        precision: as for `inference_model`.
+
+    Returns:
+        A functional keras.Model: ilr float32 (batch, height, width, channels) -> float32 (batch, D, height, width,
+        channels), y_1 to y_D.
+    """
+    embedding, inference, reconstruct, project = _convolutions(model, precision)
+    ilr = keras.Input((None, None, model.channels), name="ilr")
+    features = ilr
+    for layer in embedding:
+        features = layer(features)
+    reconstructions = []
+    for _ in range(model.recursions):
+        features = inference(features)
+        reconstructions.append(project(reconstruct(features)) + ilr)
+    return keras.Model(ilr, ops.stack(reconstructions, axis=1), name="drcn_recursions")
+
+
+def _convolutions(model, precision):
+    """Copies of a DRCN's layers: ([embedding_1, embedding_2], inference, reconstruction_1, reconstruction_2)."""
+    inner = layer_policy(precision)
+
+    def copy(name, dtype):
+        source = model.get_layer(name)
+        layer = keras.layers.Conv2D.from_config({**source.get_config(), "kernel_initializer": "zeros", "dtype": dtype})
+        layer.build((None, None, None, source.kernel.shape[2]))
+        layer.set_weights(source.get_weights())
+        return layer
+
+    # What touches the image itself stays in float32: 63 instead of 81 dB without.
+    first, last = copy("embedding_1", "float32"), copy("reconstruction_2", "float32")
+    return [first, copy("embedding_2", inner)], copy("inference", inner), copy("reconstruction_1", inner), last
 
 
 def enlarge(lr, scale):

@@ -11,7 +11,7 @@ from drcn_keras.image_writing import write_image
 from drcn_keras.inputs import warn_skipped
 from drcn_keras.lr_files import alike, as_input, check_fit
 from drcn_keras.metrics import SSIM_WINDOW, comparable, eight_bit, psnr, ssim
-from drcn_keras.tiling import compiled, default_tile, restoring, tiles
+from drcn_keras.tiling import compiled, default_tile, recursions_of, restoring
 
 
 def measure(
@@ -81,6 +81,7 @@ class Restorer:
         model: a `DRCN`.
         tile: pixels, or None.
         self_ensemble: average over the eight flips and turns of each image.
+        precision: "float32" or "bfloat16".
 
     Call arguments:
         lr: float (height, width) or (height, width, 3) in [0, 1].
@@ -90,10 +91,8 @@ class Restorer:
         (the ensemble, the list of the D single reconstructions), float32, `scale` times as high and wide.
     """
 
-    def __init__(self, model, tile, self_ensemble=False):
-        import keras
-
-        from drcn_keras.inference import used_recursions
+    def __init__(self, model, tile, self_ensemble=False, precision="float32"):
+        from drcn_keras.inference import recursions_model, used_recursions
 
         # Whatever it was trained in, so that tables can be compared.
         model = model.computing_in("float32")
@@ -103,8 +102,7 @@ class Restorer:
         self.tile = tile or default_tile(model, 8)
         self.weights = np.asarray(model.get_layer("ensemble").get_weights()[0], np.float64)
         self.used = used_recursions(model)
-        ilr = keras.Input((None, None, model.channels))
-        self.network = restoring(compiled(keras.Model(ilr, model.reconstructions(ilr))), self_ensemble)
+        self.network = restoring(compiled(recursions_model(model, precision)), self_ensemble)
 
     def __call__(self, lr, scale):
         gray = lr.ndim == 2
@@ -113,10 +111,7 @@ class Restorer:
         if gray and self.channels == 3:
             ilr = np.repeat(ilr, 3, axis=2)
         ilr = ilr.astype(np.float32)
-        recursions = np.empty((len(self.weights), *ilr.shape), np.float32)
-        height, width = ilr.shape[:2]
-        for window, inner, kept in tiles(height, width, self.tile, self.halo):
-            recursions[:, *kept] = self.network(ilr[window])[:, *inner]
+        recursions = recursions_of(self.network, ilr, self.tile, self.halo)
         if gray:
             # The gray of a gray original is what is measured, not the Y of an RGB image made of it.
             recursions = recursions.mean(axis=3)

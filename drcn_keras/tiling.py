@@ -1,12 +1,14 @@
 """Exact tiles: an image of any size through the network, window by window, equal to the untiled result."""
 
+import concurrent.futures
 import weakref
 
 import numpy as np
 from tqdm import tqdm
 
 from drcn_keras.errors import UserError
-from drcn_keras.image import both, enlarge, resized_side, rgb_to_ycbcr, turned, unturned, ycbcr_to_rgb
+from drcn_keras.image import both, brightened, enlarge, luma_plane, resized_side, turned, unturned
+from drcn_keras.precision import chosen
 from drcn_keras.process import claim
 from drcn_keras.transparency import extend_colors, reach
 
@@ -20,7 +22,7 @@ _LARGEST_TILE = 512
 _NETWORKS = weakref.WeakKeyDictionary()
 
 
-def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=False):
+def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=False, precision="float32"):
     """The pixels of an image, any of the arrays that `drcn_keras.upscale` takes, through the model.
 
     `factor`: the enlargement, one number or one for height and one for width. The rest as `drcn_keras.upscale`.
@@ -29,7 +31,7 @@ def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=Fal
 
     claim()
     largest = _largest_value(pixels)
-    network = restoring(_network(model), self_ensemble)
+    network = restoring(_network(model, chosen(precision)[0]), self_ensemble)
     # The folded graph holds the features of every recursion in use until it sums them.
     tile = default_tile(model, len(used_recursions(model)) + 2) if tile is None else tile
     source = pixels.reshape(*pixels.shape[:2], -1)
@@ -38,14 +40,30 @@ def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=Fal
     height, width = (resized_side(side, along) for side, along in zip(source.shape, both(factor), strict=False))
     result = np.empty((height, width, source.shape[2]), pixels.dtype)
     places = tiles(height, width, tile, model.halo)
-    for window, inner, kept in tqdm(places, unit="tile", leave=False, disable=not progress or len(places) == 1):
-        ilr = enlarge(source, factor, window) / largest
-        sr = _through(network, ilr, model.channels)[inner]
+
+    def prepared(place):
+        planes = [enlarge(source[..., index], factor, place[0]) / largest for index in range(source.shape[2])]
+        return planes, _network_input(planes, model.channels)
+
+    bar = tqdm(places, unit="tile", leave=False, disable=not progress or len(places) == 1)
+    for (_, inner, kept), (planes, ilr) in zip(bar, _ahead(prepared, places), strict=True):
+        sr = network(ilr)
         if not np.isfinite(sr).all():
             raise UserError("the model gives NaN or infinity for this image; its weights are damaged.")
-        sr = np.clip(sr, 0.0, 1.0) * largest
-        result[kept] = sr if pixels.dtype.kind == "f" else np.round(sr)
+        for index, plane in enumerate(_restored(planes, sr)):
+            plane = np.clip(plane[inner], 0.0, 1.0) * largest
+            result[(*kept, index)] = plane if pixels.dtype.kind == "f" else np.rint(plane)
     return result.reshape(height, width, *pixels.shape[2:])
+
+
+def _ahead(function, items):
+    """function(item) of each item, the next one made by a thread while the caller works on the last."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(function, items[0])
+        for item in items[1:]:
+            ready, coming = coming, pool.submit(function, item)
+            yield ready.result()
+        yield coming.result()
 
 
 def _largest_value(pixels):
@@ -63,34 +81,44 @@ def _largest_value(pixels):
     return 1.0
 
 
-def _through(network, ilr, channels):
-    """One window (height, width, 1 to 4) in [0, 1]: colour through the network, alpha as it is."""
-    colors, alpha = (ilr[..., :1], ilr[..., 1:]) if ilr.shape[2] < 3 else (ilr[..., :3], ilr[..., 3:])
+def _network_input(planes, channels):
+    """What the network is to see of a window: float32 (height, width, channels).
 
-    def sr(x):
-        return network(x.astype(np.float32))
-
-    if colors.shape[2] == channels:
-        colors = sr(colors)
-    elif channels == 3:
-        colors = sr(np.repeat(colors, 3, axis=2)).mean(axis=2, keepdims=True)
+    Args:
+        planes: gray, gray and alpha, RGB, or RGB and alpha; each (height, width) in [0, 1].
+        channels: of the network.
+    """
+    if channels == 3:
+        colors = planes[:3] if len(planes) > 2 else planes[:1] * 3
     else:
-        ycbcr = rgb_to_ycbcr(colors)
-        ycbcr[..., :1] = sr(ycbcr[..., :1])
-        colors = ycbcr_to_rgb(ycbcr)
-    return np.concatenate([colors, alpha], axis=2)
+        colors = [luma_plane(*planes[:3])] if len(planes) > 2 else planes[:1]
+    return np.stack(colors, axis=2).astype(np.float32)
 
 
-def _network(model):
+def _restored(planes, sr):
+    """The planes of a window after what the network made of them: colour restored, alpha as it is."""
+    colors, alpha = (planes[:1], planes[1:]) if len(planes) < 3 else (planes[:3], planes[3:])
+    if len(colors) == sr.shape[2]:
+        restored = list(np.moveaxis(sr, 2, 0))
+    elif len(colors) == 1:
+        restored = [sr.mean(axis=2)]
+    else:
+        restored = brightened(colors, sr[..., 0] - luma_plane(*colors))
+    return [*restored, *alpha]
+
+
+def _network(model, precision):
     """The compiled inference graph of a model, kept until the model's weights change."""
     from drcn_keras.inference import inference_model
 
     weights = model.get_weights()
-    kept, network = _NETWORKS.get(model, (None, None))
-    if network is None or not all(map(np.array_equal, kept, weights)):
-        network = compiled(inference_model(model))
-        _NETWORKS[model] = weights, network
-    return network
+    kept, networks = _NETWORKS.get(model, (None, None))
+    if networks is None or not all(map(np.array_equal, kept, weights)):
+        networks = {}
+        _NETWORKS[model] = weights, networks
+    if precision not in networks:
+        networks[precision] = compiled(inference_model(model, precision=precision))
+    return networks[precision]
 
 
 def restoring(network, self_ensemble=False):
@@ -111,6 +139,27 @@ def restoring(network, self_ensemble=False):
         return np.moveaxis(mean, (0, 1), (-3, -2))
 
     return averaged if self_ensemble else run
+
+
+def recursions_of(network, ilr, tile, halo):
+    """Every recursion's own image, tile by tile.
+
+    Args:
+        network: `inference.recursions_model` behind `restoring`.
+        ilr: float32 (height, width, channels).
+        tile, halo: as for `tiles`.
+
+    Returns:
+        float32 (D, height, width, channels).
+    """
+    height, width = ilr.shape[:2]
+    whole = None
+    for window, inner, kept in tiles(height, width, tile, halo):
+        recursions = network(ilr[window])
+        if whole is None:
+            whole = np.empty((len(recursions), *ilr.shape), np.float32)
+        whole[:, *kept] = recursions[:, *inner]
+    return whole
 
 
 def compiled(network):

@@ -5,14 +5,13 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 
 import keras
 from absl import logging
 
 from drcn_keras import callbacks, card, checkpoint, distribute, records, safekeeping
-from drcn_keras.errors import ArgumentError, UserError
-from drcn_keras.files import write_atomically
+from drcn_keras.errors import ArgumentError
+from drcn_keras.files import write_model
 from drcn_keras.image import as_scales
 from drcn_keras.model import DRCN
 from drcn_keras.presets import load
@@ -262,23 +261,8 @@ def _best_saver(settings, sources, path, clock):
     """A function of (model, logs, epoch) that writes the best model and, beside it, its card."""
 
     def save(model, logs, epoch):
-        packed = _packed(model, path)
-        write_atomically(path, lambda file: file.write(packed))
+        write_model(path, model)
         made = card.of_training(model, epoch, clock.elapsed, logs, as_json(settings), sources)
         card.write(path, made)
 
     return save
-
-
-def _packed(model, path):
-    """The bytes of the model's .keras file; Keras writes one by name only."""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = os.path.join(folder, "best.keras")
-            model.save(temporary)
-            with open(temporary, "rb") as file:
-                return file.read()
-    except OSError as error:
-        raise UserError(
-            f"{path} could not be written: {error.strerror or error}; what was there is unchanged."
-        ) from error

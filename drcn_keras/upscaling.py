@@ -19,11 +19,22 @@ from drcn_keras.files import make_folder
 from drcn_keras.image_files import SUFFIXES, list_images, pixels_of, read_pixels
 from drcn_keras.image_writing import check_writable, image_of, write_image
 from drcn_keras.inputs import check_tile, loaded, warn_skipped
+from drcn_keras.precision import announced, define_precision
 from drcn_keras.sizes import check_factor, enlargement
 from drcn_keras.tiling import upscaled
 
 
-def upscale(image, model, tile=None, progress=False, scale=None, width=None, height=None, self_ensemble=False):
+def upscale(
+    image,
+    model,
+    tile=None,
+    progress=False,
+    scale=None,
+    width=None,
+    height=None,
+    self_ensemble=False,
+    precision="float32",
+):
     """Upscales one image.
 
     Args:
@@ -40,6 +51,9 @@ def upscale(image, model, tile=None, progress=False, scale=None, width=None, hei
             any factor from 1.1 to 4; sides become ceil(scale * side), as MATLAB's imresize.
         width, height: pixels of the result, instead of `scale`; one of them keeps the proportions.
         self_ensemble: average over the eight flips and turns of the image: a little better, eight times the time.
+        precision: "float32", the same image on every machine but for single levels that its library rounds otherwise;
+            "bfloat16", the inner convolutions in it, some 80 dB from that; or "auto", bfloat16 where this machine is
+            faster in it, float32 elsewhere.
 
     Returns:
         For an array, an array of its dtype, enlarged; otherwise a PIL image: upright, RGB for
@@ -48,7 +62,7 @@ def upscale(image, model, tile=None, progress=False, scale=None, width=None, hei
 
     Raises:
         UserError: the file or the model cannot be read, or the model is not for that enlargement.
-        ValueError: the array or `tile` is not as above.
+        ValueError: the array, `tile` or `precision` is not as above.
     """
     profile = None
     if isinstance(image, np.ndarray):
@@ -59,7 +73,7 @@ def upscale(image, model, tile=None, progress=False, scale=None, width=None, hei
         pixels, profile = read_pixels(os.fspath(image))
     model = loaded(model)
     factor = enlargement(model, pixels.shape, scale, width, height)
-    result = upscaled(pixels, model, factor, tile, progress, self_ensemble)
+    result = upscaled(pixels, model, factor, tile, progress, self_ensemble, precision)
     return result if isinstance(image, np.ndarray) else image_of(result, profile)
 
 
@@ -74,6 +88,7 @@ def upscale_files(
     width=None,
     height=None,
     self_ensemble=False,
+    precision="float32",
 ):
     """Upscales files and folders into a file or a folder. A file that cannot be read is skipped, unless it is alone.
 
@@ -81,7 +96,8 @@ def upscale_files(
         model: a `DRCN`, or what `drcn_keras.load` takes.
         inputs: list of paths of images and folders.
         output: path; a folder unless `inputs` is one image and this ends in a suffix that is written here.
-        scale, width, height, tile, self_ensemble: as in `upscale`.
+        scale, width, height, tile, self_ensemble, precision: as in `upscale`. What "auto" comes to is said on standard
+            error.
         overwrite: replace files that exist.
         skip_existing: leave out images whose result exists.
 
@@ -101,6 +117,7 @@ def upscale_files(
     if width is None and height is None:
         enlargement(model, (1, 1), scale)  # What cannot work is told before the first image is read.
     check_tile(tile, model)
+    precision = announced(precision)
 
     written, failed = [], []
     for source, target in tqdm(jobs, unit="image", disable=len(jobs) == 1):
@@ -114,7 +131,8 @@ def upscale_files(
             warn_skipped(error)
             failed.append(source)
             continue
-        write_image(target, upscaled(pixels, model, factor, tile, progress=True, self_ensemble=self_ensemble), profile)
+        result = upscaled(pixels, model, factor, tile, True, self_ensemble, precision)
+        write_image(target, result, profile)
         written.append(target)
     if failed:
         logging.warning("%d of %d images skipped", len(failed), len(jobs))
@@ -185,6 +203,7 @@ def define_flags():
     )
     flags.DEFINE_boolean("overwrite", False, "replace results that exist")
     flags.DEFINE_boolean("skip_existing", False, "leave out images whose result exists, to go on after an interruption")
+    define_precision("auto")
     commands.require("output")
 
 
@@ -201,6 +220,7 @@ def main(argv):
         FLAGS.width,
         FLAGS.height,
         FLAGS.self_ensemble,
+        FLAGS.precision,
     )
     print(
         f"{len(written)} written: {written[0]}{' ...' if len(written) > 1 else ''}" if written else "nothing left to do"

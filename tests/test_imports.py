@@ -39,6 +39,7 @@ ORDER = [
     "run_folder",
     "data",
     "settings",
+    "precision",
     "inference",
     "sizes",
     "tiling",
@@ -50,6 +51,7 @@ ORDER = [
     "measuring",
     "evaluation",
     "evaluate",
+    "refit",
     "training_images",
     "trainer",
     "train",
@@ -78,6 +80,7 @@ APART = {
         "warmup",
         "servable",
         "saved_model",
+        "onnx_file",
     ],
     "reporting": ["measured", "tables", "pictures", "plots", "page", "report", "studies", "study"],
 }

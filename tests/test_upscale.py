@@ -180,7 +180,7 @@ def test_the_halo_is_the_receptive_field(random_drcn):
 def test_the_networks_input_is_never_larger_than_the_tile(random_drcn, monkeypatch):
     model, seen = random_drcn(), []
     upscale(np.zeros((4, 4), np.uint8), model)
-    network = tiling._network(model)
+    network = tiling._network(model, "float32")
     predict = network.predict_on_batch
     monkeypatch.setattr(network, "predict_on_batch", lambda x: seen.append(x.shape) or predict(x))
     upscale(np.zeros((60, 50, 3), np.uint8), model, tile=32)

@@ -11,6 +11,7 @@ from drcn_keras import commands, errors
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.inputs import load_at
+from drcn_keras.precision import announced, define_precision
 
 _SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
@@ -28,7 +29,8 @@ def main(argv):
     with errors.extra("serving"), errors.tensorflow_notices_hidden():
         from drcn_keras.export import servable
     model = load_at(FLAGS.model, FLAGS.scale and int(FLAGS.scale))
-    folder = servable.export(model, FLAGS.output, FLAGS.version, FLAGS.max_pixels, FLAGS.tile, sizes)
+    precision = announced(FLAGS.precision)
+    folder = servable.export(model, FLAGS.output, FLAGS.version, FLAGS.max_pixels, FLAGS.tile, sizes, precision)
     print(folder)
 
 
@@ -40,6 +42,7 @@ def define_flags():
     flags.DEFINE_integer("max_pixels", 2**24, "most low-resolution pixels in one request", lower_bound=1)
     flags.DEFINE_integer("tile", 256, "side in output pixels of the windows computed at once", lower_bound=1)
     flags.DEFINE_list("warmup_sizes", "64x64,256x256", "HEIGHTxWIDTH of warm-up images, low-resolution pixels")
+    define_precision("float32")
 
 
 def run():

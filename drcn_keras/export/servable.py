@@ -11,11 +11,21 @@ from PIL import Image
 from drcn_keras.errors import UserError
 from drcn_keras.export import server_graph, warmup
 from drcn_keras.files import folder_being_built, make_folder, sync
+from drcn_keras.precision import chosen
 
-TOLERANCE = 1e-5
+# Largest difference of a written graph from the Keras model in float32, on noise: bfloat16 must be rounded, not wrong.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2}
 
 
-def export(source, output, version=None, max_pixels=2**24, tile=256, warmup_sizes=((64, 64), (256, 256))):
+def export(
+    source,
+    output,
+    version=None,
+    max_pixels=2**24,
+    tile=256,
+    warmup_sizes=((64, 64), (256, 256)),
+    precision="float32",
+):
     """Writes `output`/<version>/ as a server loads it.
 
     It is built beside, under a name that a server passes over, and renamed once every signature has answered the
@@ -28,6 +38,8 @@ def export(source, output, version=None, max_pixels=2**24, tile=256, warmup_size
         max_pixels: most low-resolution pixels that one request may hold, >= 1.
         tile: side in output pixels of the windows that the server computes at once, more than twice the model's halo.
         warmup_sizes: (height, width) of the low-resolution images of the warm-up requests.
+        precision: "float32" or "bfloat16", of the inner convolutions, whatever machine serves them; "auto": what is
+            faster on this one.
 
     Returns:
         The folder's path.
@@ -35,6 +47,7 @@ def export(source, output, version=None, max_pixels=2**24, tile=256, warmup_size
     Raises:
         UserError: the version exists, or the written graph does not answer as it must.
     """
+    precision, _ = chosen(precision)
     if tile <= 2 * source.halo:
         raise UserError(f"`tile` must be more than {2 * source.halo}, twice the model's halo; received {tile}.")
     make_folder(output)
@@ -43,11 +56,11 @@ def export(source, output, version=None, max_pixels=2**24, tile=256, warmup_size
     if os.path.exists(final):
         raise UserError(f"{final} exists; a version that a server may hold is never replaced. Take another `version`.")
     with folder_being_built(output) as building:
-        upscaler = server_graph.Upscaler(source, max_pixels, tile)
+        upscaler = server_graph.Upscaler(source, max_pixels, tile, precision)
         tf.saved_model.save(upscaler, building, signatures=upscaler.signatures())
         warmup.write(building, warmup_requests(source, warmup_sizes))
         loaded = tf.saved_model.load(building, tags=["serve"])
-        check_equality(loaded, source, [(1, 1), (23, 41), (tile + 5, tile // 2 + 3)])
+        check_equality(loaded, source, [(1, 1), (23, 41), (tile + 5, tile // 2 + 3)], TOLERANCE[precision])
         warmup.replay(loaded, building)
         # mkdtemp's folders are the owner's alone; a server is somebody else.
         _finish(building)
@@ -60,8 +73,8 @@ def _next_version(output):
     return max((int(name) for name in os.listdir(output) if name.isdigit()), default=0) + 1
 
 
-def check_equality(loaded, source, sizes):
-    """Raises UserError unless `serving_default` equals the Keras model to TOLERANCE on noise of these sizes."""
+def check_equality(loaded, source, sizes, tolerance):
+    """Raises UserError unless `serving_default` equals the Keras model to a tolerance on noise of these sizes."""
     random = np.random.default_rng(0)
     for height, width in sizes:
         ilr = random.random((1, height, width, source.channels), np.float32)
@@ -69,10 +82,10 @@ def check_equality(loaded, source, sizes):
         received = loaded.signatures["serving_default"](ilr=tf.constant(ilr))["sr"].numpy()
         difference = np.max(np.abs(received - expected))
         # Not "greater than": NaN is no agreement either.
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             raise UserError(
                 f"the exported graph differs from the Keras model by {difference:.2g} at {height}x{width} pixels; "
-                f"expected at most {TOLERANCE:g}. Nothing was written."
+                f"expected at most {tolerance:g}. Nothing was written."
             )
         print(f"serving_default at {height}x{width}: {difference:.2g} from the Keras model", file=sys.stderr)
 

@@ -20,11 +20,12 @@ class Upscaler(tf.Module):
         model: `DRCN`.
         max_pixels: most pixels of low-resolution images in one request; scale^2 times as many for `serving_default`.
         tile: side in pixels, of the output, of the squares that are computed at once; more than twice the halo.
+        precision: "float32" or "bfloat16", of the inner convolutions.
     """
 
-    def __init__(self, model, max_pixels, tile):
+    def __init__(self, model, max_pixels, tile, precision="float32"):
         super().__init__(name="drcn_upscaler")
-        network = inference.inference_model(model)
+        network = inference.inference_model(model, precision=precision)
         # Behind a function, its variables by themselves: the SavedModel holds each once and nothing of Keras.
         self._network = lambda ilr: network(ilr)
         self._weights = [variable.value for variable in network.variables]
