@@ -51,7 +51,8 @@ def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=Fal
         if not np.isfinite(sr).all():
             raise UserError("the model gives NaN or infinity for this image; its weights are damaged.")
         for index, plane in enumerate(_restored(planes, sr)):
-            plane = np.clip(plane[inner], 0.0, 1.0) * largest
+            # 16 bit are more than float32 can multiply by without a level's error here and there.
+            plane = np.clip(plane[inner].astype(np.float64), 0.0, 1.0) * largest
             result[(*kept, index)] = plane if pixels.dtype.kind == "f" else np.rint(plane)
     return result.reshape(height, width, *pixels.shape[2:])
 
