@@ -104,12 +104,10 @@ def test_a_photograph_through_a_preset_loses_next_to_nothing(photographs):
     with Image.open(photographs / "coffee.png") as photo:
         y = luma(np.asarray(photo.convert("RGB").crop((150, 100, 278, 228)))) / 255
     ilr = enlarge(shrink(y, 2), 2)[None, ..., None].astype(np.float32)
-    single, half = (
-        ops.convert_to_numpy(inference_model(model, precision=name)(ilr)) for name in ("float32", "bfloat16")
-    )
+    single, half = (inference_model(model, precision=name).predict_on_batch(ilr) for name in ("float32", "bfloat16"))
     # With the first and the last convolution in bfloat16 too it is 63 dB, which is a level of 8 bit here and there.
     assert psnr(255 * single, 255 * half) > 70
-    assert np.abs(psnr(255 * y, 255 * single[0, ..., 0]) - psnr(255 * y, 255 * half[0, ..., 0])) < 0.005
+    assert np.abs(psnr(255 * y, 255 * single[0, ..., 0]) - psnr(255 * y, 255 * half[0, ..., 0])) < 0.01
 
 
 def test_upscale_in_bfloat16(random_drcn):

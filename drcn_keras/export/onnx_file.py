@@ -4,8 +4,9 @@ The network alone, as `serving_default` of a SavedModel: the bicubic enlargement
 ONNX lays images out with the channels first: float32 (batch, channels, height, width) in [0, 1], any size.
 """
 
+import importlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -15,11 +16,6 @@ from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.files import make_folder, write_atomically
 from drcn_keras.inputs import load_for
-
-with commands.extra("onnx"):
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-    from onnx.reference import ReferenceEvaluator
 
 if TYPE_CHECKING:
     from drcn_keras.model import DRCN
@@ -36,12 +32,16 @@ class _Graph:
         self.nodes: list = []
         self.constants: dict = {}
 
-    def constant(self, name: str, values: np.ndarray) -> str:
+    def constant(self, name: str, values: Any) -> str:
+        from onnx import numpy_helper
+
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name)
         return name
 
     def add(self, kind: str, *inputs: str, name: str, **attributes) -> str:
         """Appends a node; its output bears its name."""
+        from onnx import helper
+
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
@@ -60,6 +60,9 @@ def to_onnx(model: "DRCN") -> bytes:
 
     Input "ilr" and output "sr": float32 (batch, channels, height, width), all but the channels free.
     """
+    import onnx
+    from onnx import TensorProto, helper
+
     from drcn_keras.inference import inference_model, skip_gain, used_recursions
 
     network, graph = inference_model(model), _Graph()
@@ -100,6 +103,9 @@ def check_equality(content: bytes, model: "DRCN") -> float:
     Raises:
         UserError: it is more than TOLERANCE.
     """
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
     ilr = np.random.default_rng(0).random((2, 19, 24, model.channels), np.float32)
     (received,) = ReferenceEvaluator(onnx.load_from_string(content)).run(None, {"ilr": ilr.transpose(0, 3, 1, 2)})
     difference = float(np.max(np.abs(received.transpose(0, 2, 3, 1) - np.asarray(model(ilr)))))
@@ -121,6 +127,8 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     commands.refuse_arguments(argv)
+    with commands.extra("onnx"):
+        importlib.import_module("onnx")
     if not FLAGS.output.endswith(".onnx"):
         raise UserError(f"--output: expected a name that ends in .onnx; received {FLAGS.output}.")
     if os.path.exists(FLAGS.output) and not FLAGS.overwrite:
