@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from drcn_keras import commands
+from drcn_keras import commands, errors
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.files import make_folder, write_atomically
@@ -127,7 +127,7 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> None:
     commands.refuse_arguments(argv)
-    with commands.extra("onnx"):
+    with errors.extra("onnx"):
         importlib.import_module("onnx")
     if not FLAGS.output.endswith(".onnx"):
         raise UserError(f"--output: expected a name that ends in .onnx; received {FLAGS.output}.")
