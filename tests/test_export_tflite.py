@@ -21,7 +21,7 @@ from drcn_keras.errors import UserError
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
 
-from drcn_keras.export import flatbuffer, limits, metadata, names, quantize, runner, samples, tflite, tflite_files, tune
+from drcn_keras.export import flatbuffer, limits, metadata, names, quantize, runner, samples, tflite, tflite_files
 from drcn_keras.export.exporter import Exporter, Options
 from drcn_keras.export.manifest import sha256, sha256_of_file
 from drcn_keras.export.pipeline import Pipeline, to_tflite
@@ -312,58 +312,18 @@ def test_rgb_of_a_three_channel_model():
     assert np.max(np.abs(run(lr).astype(int) - drcn_keras.upscale(lr, model))) <= 1
 
 
-def test_equalize_is_the_same_function():
-    model = tiny_model()
-    network = inference.inference_model(model, residual=True, split_identity=True)
-    # Channels of very different strength.
-    kernel, bias = network.get_layer("embedding_2").get_weights()
-    strength = np.geomspace(0.01, 1.0, 8).astype(np.float32)
-    network.get_layer("embedding_2").set_weights([kernel * strength, bias * strength])
-    images = np.random.default_rng(0).random((3, 16, 16, 1), np.float32)
-    content = to_tflite(Pipeline(model, "luma", network), 8, 8)
-    twin = tune.equalize(network, quantize.observe(content, images))
-    np.testing.assert_allclose(twin(images), network(images), atol=2e-6)
-    after = quantize.observe(to_tflite(Pipeline(model, "luma", twin), 8, 8), images)
-    # The strongest channel is allowed 1 / 0.3 times the weakest at most, unless it was more than that stronger still.
-    before = _spread(quantize.observe(content, images))
-    assert before > 4.0
-    assert _spread(after) == pytest.approx(max(1.0, 0.3 * before), rel=0.01)
-
-
-def _spread(observed):
-    inside = ("embedding_2", "inference", "state")
-    channels = np.max([seen["channels"] for name, seen in observed.items() if names.role_of(name) in inside], axis=0)
-    return channels.max() / channels.min()
-
-
-def test_rounding_makes_up_for_its_own_error():
-    random = np.random.default_rng(0)
-    # Inputs that go together, as neighbouring pixels do: errors of one weight can be undone by another.
-    rows = random.normal(size=(2000, 3)) @ random.normal(size=(3, 18)) + 0.05 * random.normal(size=(2000, 18))
-    kernel = random.normal(size=(3, 3, 2, 4)).astype(np.float32)
-    step = np.abs(kernel).max(axis=(0, 1, 2)) / 127
-    plain = np.round(kernel / step) * step
-    fitted = tune._rounded_kernel(kernel, rows.T @ rows)
-    on_grid = fitted / step
-    np.testing.assert_allclose(on_grid, np.round(on_grid), atol=1e-3)
-    error = [np.mean(np.square(rows @ (k - kernel).reshape(18, 4))) for k in (plain, fitted)]
-    assert error[1] < error[0] / 2
-
-
-def test_best_range_cuts_an_outlier():
-    sample = np.concatenate([np.random.default_rng(0).uniform(0, 1, 100_000), [1.6]])
-    low, high = quantize.best_range({"low": 0.0, "high": 1.6, "sample": sample})
-    assert low == 0.0
-    # Rounding costs h^2 / (12 * 255^2), the cut (1.6 - h)^2 / 100001: least at h = 1.418.
-    assert high == pytest.approx(1.418, abs=0.06)
-    assert quantize.best_range({"low": 0.0, "high": 0.0, "sample": np.zeros(5)}) == (0.0, 1.0)
-
-
 def test_representative_set_holds_flat_and_saturated_patches(photos):
     patches = samples.representative_patches(str(photos), 2, 1)
     assert patches.shape[1:] == (64, 64, 1)
     flat = [patch.flat[0] for patch in patches if np.ptp(patch) == 0]
     assert flat == [0.0, 0.5, 1.0]
+
+
+def test_a_file_is_for_one_scale():
+    model = small_drcn(recursions=1, scale=(2, 3))
+    with pytest.raises(ValueError, match="scale"):
+        Exporter(model, "model.keras")
+    assert Exporter(model.at(3), "model.keras").stem("luma", "int8") == "drcn_x3_luma_int8"
 
 
 @pytest.fixture(scope="module")

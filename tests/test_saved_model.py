@@ -232,6 +232,12 @@ def test_versions_count_up_and_are_never_replaced(quick_export, tmp_path):
         quick_export(tmp_path, version=8)
 
 
+def test_a_saved_model_is_for_one_scale(tmp_path):
+    with pytest.raises(ValueError, match="scale"):
+        servable.export(small_model(scale=(2, 3)), str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_wrong_record_fails_the_export_and_leaves_nothing(quick_export, monkeypatch, tmp_path):
     wrong = [("serving_default", {"ilr": np.zeros((1, 0, 4, 1), np.float32)})]
     monkeypatch.setattr(servable, "warmup_requests", lambda source, sizes: wrong)

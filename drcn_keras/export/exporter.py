@@ -11,6 +11,7 @@ from drcn_keras import inference
 from drcn_keras.errors import UserError
 from drcn_keras.export import fidelity, metadata, names, quantize, runner, samples, tune
 from drcn_keras.export.pipeline import Pipeline, lr_halo, to_tflite
+from drcn_keras.inputs import load_at
 from drcn_keras.model import DRCN
 
 
@@ -55,19 +56,19 @@ class Exporter:
     """Everything that the files of one model share.
 
     Args:
-        model: `DRCN` of one scale.
+        model: `DRCN` of one scale; of one of several, `model.at(scale)`.
         source: path of the model's file, for the manifest.
         options: `Options`.
         compressed: `Compressed`; None: the model's own network, its weights fitted to 8 bit without training (tune.py).
 
     Raises:
-        UserError: the size is too small to be tiled.
+        UserError: the size is too small to be tiled, or the model is for several scales.
     """
 
     def __init__(
         self, model: DRCN, source: str, options: Options | None = None, compressed: Compressed | None = None
     ) -> None:
-        self.model = model
+        self.model = model = load_at(model)
         self.source = source
         self.options = options = options or Options()
         self.network = inference.inference_model(model, residual=True, split_identity=True)
@@ -86,13 +87,13 @@ class Exporter:
                 f"pixel depends on the {halo} around it; expected `lr_height` and `lr_width` of {2 * halo + 1} or more."
             )
 
-    def stem(self, pipeline, mode):
+    def stem(self, pipeline: str, mode: str) -> str:
         """The name that a file and what lies beside it share."""
         dtype = "_float" if pipeline == "rgb" and self.options.rgb_dtype == "float32" else ""
         label = f"_{self.options.label}" if self.options.label else ""
         return f"drcn_x{self.model.scale}_{pipeline}{dtype}_{mode}{label}"
 
-    def content(self, pipeline, mode):
+    def content(self, pipeline: str, mode: str) -> bytes:
         """The bytes of one .tflite file."""
         if mode not in self._prepared:
             self._prepared[mode] = self._prepare(mode)
@@ -139,18 +140,18 @@ class Exporter:
         return to_tflite(self._pipeline("luma", network), 16, 16)
 
     @functools.cached_property
-    def representative(self):
+    def representative(self) -> np.ndarray:
         """Calibration patches, read once."""
         model = self.model
         return samples.representative_patches(self.options.representative_dir, model.scale, model.channels)
 
-    def test_set(self, folder):
+    def test_set(self, folder: str) -> fidelity.TestSet:
         """The `fidelity.TestSet` of a folder, made once."""
         if folder not in self._test_sets:
             self._test_sets[folder] = fidelity.TestSet(self.baseline, folder)
         return self._test_sets[folder]
 
-    def golden(self, pipeline, content):
+    def golden(self, pipeline: str, content: bytes) -> dict[str, np.ndarray]:
         """Golden vectors of a file: names, inputs, the float model's outputs, the file's own."""
         reference = self._pipeline(pipeline, self.reference)
         cases, inputs = samples.golden_inputs(reference, self.options.lr_height, self.options.lr_width)

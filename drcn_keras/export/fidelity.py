@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -9,11 +10,12 @@ from tqdm import tqdm
 from drcn_keras import image_files, inference, metrics
 from drcn_keras.data import load_pairs
 from drcn_keras.export import runner
+from drcn_keras.model import DRCN
 
 IDENTICAL = 200.0
 
 
-def psnr(reference, outputs, peak=1.0):
+def psnr(reference: np.ndarray, outputs: np.ndarray, peak: float = 1.0) -> float:
     """PSNR in dB of outputs against the float model's, at most IDENTICAL, NaN where a value is.
 
     `peak`: the largest value of an image.
@@ -31,17 +33,17 @@ class TestSet:
         folder: of original photographs.
     """
 
-    def __init__(self, model, folder):
+    def __init__(self, model: DRCN, folder: str) -> None:
         self.name = os.path.basename(os.path.normpath(folder))
-        self.scale = model.scale
-        self.pairs = load_pairs(image_files.list_images(folder), model.scale, model.channels)
+        self.scale = model.scales[0]
+        self.pairs = load_pairs(image_files.list_images(folder), self.scale, model.channels)
         reference = inference.inference_model(model)
         self.expected = [
             np.asarray(reference(pair.ilr[None]))[0]
             for pair in tqdm(self.pairs, desc=self.name, unit="image", leave=False, disable=None)
         ]
 
-    def measure(self, content):
+    def measure(self, content: bytes) -> dict[str, Any]:
         """A luma file by the field's protocol, next to the float model.
 
         Returns:

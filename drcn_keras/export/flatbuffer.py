@@ -3,6 +3,7 @@
 import collections
 import copy
 import re
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -20,17 +21,17 @@ _TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() i
 _FLOAT16_DEQUANTIZE = 3
 
 
-def read(content):
+def read(content: bytes) -> Any:
     """The flatbuffer as a tree of objects. `content`: bytes of a .tflite file."""
     return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
 
 
-def write(model):
+def write(model: Any) -> bytes:
     """The bytes of a tree that `read` returned."""
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def operator_name(model, operator):
+def operator_name(model: Any, operator: Any) -> str:
     """ "CONV_2D", "ADD", ..., or the name of a custom operator."""
     code = model.operatorCodes[operator.opcodeIndex]
     if code.customCode:
@@ -38,14 +39,14 @@ def operator_name(model, operator):
     return _OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
 
-def operators(content):
+def operators(content: bytes) -> dict[str, int]:
     """dict of operator name to how often it stands in the file, sorted by name."""
     model = read(content)
     counts = collections.Counter(operator_name(model, op) for graph in model.subgraphs for op in graph.operators)
     return dict(sorted(counts.items()))
 
 
-def tensor_types(content):
+def tensor_types(content: bytes) -> list[tuple[str, str, str, int]]:
     """For each operator in order: (name, output tensor's name, its type, its rank)."""
     model = read(content)
     graph = model.subgraphs[0]
@@ -56,7 +57,7 @@ def tensor_types(content):
     return rows
 
 
-def macs(content):
+def macs(content: bytes) -> int:
     """Multiply-accumulates of the convolutions for the shapes in the file."""
     model = read(content)
     graph = model.subgraphs[0]
@@ -69,7 +70,7 @@ def macs(content):
     return total
 
 
-def kernels(content):
+def kernels(content: bytes) -> dict[str, np.ndarray]:
     """The convolution kernels of the file: dict of tensor name to array (out, height, width, in), as stored."""
     model = read(content)
     graph = model.subgraphs[0]
@@ -92,7 +93,7 @@ def _stored(model, graph, index):
     return index
 
 
-def tidy(content):
+def tidy(content: bytes) -> bytes:
     """The same graph with short tensor names and with operators in an order that keeps few feature maps alive.
 
     The converter's names are up to 200 characters long, a sixth of an 8-bit file; its order computes every
@@ -174,7 +175,7 @@ def _frugal_order(model, graph):
     return ordered
 
 
-def halve(content):
+def halve(content: bytes) -> bytes:
     """The same graph with the weights of the network's convolutions in float16, each behind one DEQUANTIZE.
 
     What the rgb pipeline adds around the network stays in float32: it is few weights, and they work on 0 to 255.
@@ -224,7 +225,7 @@ def halve(content):
     return write(model)
 
 
-def integer_operators(content):
+def integer_operators(content: bytes) -> dict[str, int]:
     """dict of operator name to how many of them compute in integers: their first input and output are."""
     model = read(content)
     graph = model.subgraphs[0]

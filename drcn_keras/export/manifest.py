@@ -73,12 +73,12 @@ def _boundaries(content, dynamic_shape):
     return entries
 
 
-def sha256(data):
+def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256 of bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_of_file(path):
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
     """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

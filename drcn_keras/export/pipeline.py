@@ -7,11 +7,12 @@ import tensorflow as tf
 
 from drcn_keras import inference
 from drcn_keras.export import flatbuffer
+from drcn_keras.model import DRCN
 
 
-def lr_halo(model):
+def lr_halo(model: DRCN) -> int:
     """Low-resolution pixels around an output pixel that it depends on, the bicubic's two included."""
-    return -(-model.halo // model.scale) + 2
+    return -(-model.halo // model.scales[0]) + 2
 
 
 class Pipeline:
@@ -26,10 +27,10 @@ class Pipeline:
         rgb_dtype: "uint8" or "float32" (values 0 to 255), what the rgb pipeline takes and gives.
     """
 
-    def __init__(self, model, kind, network, rgb_dtype="uint8"):
+    def __init__(self, model: DRCN, kind: str, network: keras.Model, rgb_dtype: str = "uint8") -> None:
         self.kind = kind
         self.network = network
-        self.scale = model.scale
+        self.scale = model.scales[0]
         self.channels = model.channels
         self.gain = inference.skip_gain(model)
         self.dtype = "float32" if kind == "luma" else rgb_dtype
@@ -38,7 +39,7 @@ class Pipeline:
         self.halo = model.halo if kind == "luma" else lr_halo(model)
         self.input_channels = model.channels if kind == "luma" else 3
 
-    def __call__(self, images):
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Images (batch, height, width, channels) in the input's dtype -> (batch, height, width, channels)."""
         if self.kind == "luma":
             return self._enhanced(images)
@@ -58,13 +59,14 @@ class Pipeline:
     def _enhanced(self, ilr):
         return self.network(ilr) + self.gain * ilr
 
-    def shape(self, height, width):
+    def shape(self, height: int | None, width: int | None) -> tuple[int | None, ...]:
         """Input shape for LR images of height x width pixels; None for any size."""
         factor = self.scale if self.kind == "luma" else 1
-        return (1, height and factor * height, width and factor * width, self.input_channels)
+        sides = [None if side is None else factor * side for side in (height, width)]
+        return (1, *sides, self.input_channels)
 
 
-def to_tflite(pipeline, height, width):
+def to_tflite(pipeline: Pipeline, height: int | None, width: int | None) -> bytes:
     """Converts through a SavedModel, the one way that works in every mode.
 
     Args:

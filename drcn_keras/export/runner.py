@@ -6,6 +6,7 @@ what the golden file says it gave.
 
 import json
 import sys
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -22,14 +23,14 @@ class Runner:
         threads: CPU threads.
     """
 
-    def __init__(self, model, threads=1):
+    def __init__(self, model: str | bytes, threads: int = 1) -> None:
         source = {"model_path": model} if isinstance(model, str) else {"model_content": model}
         self.interpreter = Interpreter(num_threads=threads, **source)
         self.entry = self.interpreter.get_input_details()[0]["index"]
         self.exit = self.interpreter.get_output_details()[0]["index"]
         self.shape = None
 
-    def __call__(self, image):
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         """One image (height, width, channels) through the file."""
         if image.shape != self.shape:
             self.interpreter.resize_tensor_input(self.entry, (1, *image.shape))
@@ -40,7 +41,7 @@ class Runner:
         return self.interpreter.get_tensor(self.exit)[0]
 
 
-def check(model_path, golden_path):
+def check(model_path: str, golden_path: str) -> dict[str, Any]:
     """Compares a file with its golden vectors.
 
     Returns:

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +12,8 @@ from PIL import Image
 from drcn_keras.errors import UserError
 from drcn_keras.export import server_graph, warmup
 from drcn_keras.files import folder_being_built, make_folder, sync
+from drcn_keras.inputs import load_at
+from drcn_keras.model import DRCN
 from drcn_keras.precision import chosen
 
 # Largest difference of a written graph from the Keras model in float32, on noise: bfloat16 must be rounded, not wrong.
@@ -18,21 +21,21 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2}
 
 
 def export(
-    source,
-    output,
-    version=None,
-    max_pixels=2**24,
-    tile=256,
-    warmup_sizes=((64, 64), (256, 256)),
-    precision="float32",
-):
+    source: DRCN,
+    output: str,
+    version: int | None = None,
+    max_pixels: int = 2**24,
+    tile: int = 256,
+    warmup_sizes: Sequence[tuple[int, int]] = ((64, 64), (256, 256)),
+    precision: str = "float32",
+) -> str:
     """Writes `output`/<version>/ as a server loads it.
 
     It is built beside, under a name that a server passes over, and renamed once every signature has answered the
     warm-up requests and `serving_default` has equalled the Keras model.
 
     Args:
-        source: `DRCN`.
+        source: `DRCN` of one scale; of one of several, `source.at(scale)`.
         output: folder of the versions; made when missing.
         version: int >= 1; the next free number when None.
         max_pixels: most low-resolution pixels that one request may hold, >= 1.
@@ -48,6 +51,7 @@ def export(
         UserError: the version exists, or the written graph does not answer as it must.
     """
     precision, _ = chosen(precision)
+    source = load_at(source)
     if tile <= 2 * source.halo:
         raise UserError(f"`tile` must be more than {2 * source.halo}, twice the model's halo; received {tile}.")
     make_folder(output)
@@ -62,7 +66,6 @@ def export(
         loaded = tf.saved_model.load(building, tags=["serve"])
         check_equality(loaded, source, [(1, 1), (23, 41), (tile + 5, tile // 2 + 3)], TOLERANCE[precision])
         warmup.replay(loaded, building)
-        # mkdtemp's folders are the owner's alone; a server is somebody else.
         _finish(building)
         os.rename(building, final)
         sync(output)
@@ -122,6 +125,7 @@ def _png(pixels):
 
 def _finish(folder):
     """Makes the tree readable for a server's own user and leaves it on disk, not in caches alone."""
+    # mkdtemp's folders are the owner's alone.
     for root, _, names in os.walk(folder):
         os.chmod(root, 0o755)
         for name in names:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -13,12 +15,21 @@ from tqdm import tqdm
 
 from drcn_keras.errors import UserError
 from drcn_keras.export import names, runner
+from drcn_keras.export.exporter import Exporter
 from drcn_keras.export.limits import required_psnr
 from drcn_keras.export.manifest import describe
 from drcn_keras.files import write_atomically
 
 
-def export(exporter, output, pipelines, modes, data_dir="", overwrite=False, inspect=None):
+def export(
+    exporter: Exporter,
+    output: str,
+    pipelines: Sequence[str],
+    modes: Sequence[str],
+    data_dir: str = "",
+    overwrite: bool = False,
+    inspect: Callable[[bytes, str], dict[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
     """Writes one .tflite, .npz and .json for each pipeline and mode.
 
     Args:
@@ -47,7 +58,9 @@ def export(exporter, output, pipelines, modes, data_dir="", overwrite=False, ins
     return manifests
 
 
-def refuse_existing(exporter, output, pipelines, modes, overwrite):
+def refuse_existing(
+    exporter: Exporter, output: str, pipelines: Sequence[str], modes: Sequence[str], overwrite: bool
+) -> None:
     """Raises UserError when a file would be replaced without leave."""
     for pipeline in pipelines:
         for mode in modes:

@@ -1,6 +1,8 @@
 """The requests that a server answers to itself before it counts a version of a model as loaded."""
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
@@ -8,10 +10,11 @@ from tqdm import tqdm
 
 from drcn_keras.errors import UserError
 
+Request = tuple[str, dict[str, Any]]
 FILE = "assets.extra/tf_serving_warmup_requests"
 
 
-def write(folder, requests):
+def write(folder: str, requests: Sequence[Request]) -> None:
     """Writes requests where a server looks for them.
 
     Args:
@@ -30,7 +33,7 @@ def write(folder, requests):
             writer.write(log.SerializeToString())
 
 
-def read(folder):
+def read(folder: str | os.PathLike[str]) -> list[Request]:
     """The warm-up requests in the SavedModel `folder`, as `write` takes them."""
     requests = []
     for record in tf.data.TFRecordDataset(os.path.join(folder, FILE)):
@@ -40,7 +43,7 @@ def read(folder):
     return requests
 
 
-def replay(loaded, folder):
+def replay(loaded: Any, folder: str) -> None:
     """Runs every warm-up request, as a server does before it counts a version as loaded.
 
     Args:
