@@ -4,6 +4,7 @@ A checkpoint is one uncompressed .npz: every weight, every optimiser slot, and a
 settings and the callbacks' own state. Zip's checksums tell when a file was cut short or changed.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -19,6 +20,8 @@ from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import set_aside, write_atomically
 
 _NAME = "step-{:09d}.npz"
+# What reading one that is cut short, changed or incomplete raises.
+_DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile)
 _PATTERN = re.compile(r"step-(\d{9})\.npz$")
 
 
@@ -83,7 +86,7 @@ def newest(
             lacking = None if reason else flaw(arrays, meta)
             if lacking:
                 raise ValueError(lacking)
-        except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             damaged.append((path, f"checkpoint {path} is cut short or damaged ({error})"))
             continue
         if reason:
@@ -102,6 +105,14 @@ def newest(
     if paths:
         raise UserError(f"none of the {len(paths)} checkpoints in {folder} is whole; `fresh` starts over.")
     return b""
+
+
+def newest_settings(folder: str) -> dict:
+    """The settings that the newest checkpoint which can be read was made with; empty where there is none."""
+    for path in reversed(_paths(folder) if os.path.isdir(folder) else []):
+        with contextlib.suppress(*_DAMAGE), open(path, "rb") as file:
+            return unpack(file.read())[1]["settings"]
+    return {}
 
 
 def unpack(data: bytes) -> tuple[dict, dict]:

@@ -84,7 +84,8 @@ class DRCN(DistributedModel):
 
         # === Functional model ===
         inputs = keras.Input((None, None, channels), name="ilr", dtype="float32")
-        outputs = weighting(_reconstruct(inputs, embedding, inference, reconstruction, skip, recursions))
+        every = range(1, recursions + 1)
+        outputs = weighting(_reconstruct(inputs, embedding, inference, reconstruction, skip, every))
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
 
         # === Config ===
@@ -93,6 +94,8 @@ class DRCN(DistributedModel):
         self.channels = channels
         self.scales = as_scales(scale)
         self.beta = beta
+        #: The recursions d that the loss draws on; the others are not computed, as far as those do not need them.
+        self.supervised = tuple(every)
         # A variable, so that a traced graph sees the annealed value; the loss's, not the network's.
         self.alpha = self.add_weight(name="alpha", shape=(), initializer="ones", trainable=False)
 
@@ -146,16 +149,16 @@ class DRCN(DistributedModel):
             float32 (batch, D, height, width, channels), y_1 to y_D, not clipped.
         """
         claim()
-        return ops.stack(self._all_reconstructions(ilr), axis=1)
+        return ops.stack(self._reconstructions(ilr, range(1, self.recursions + 1)), axis=1)
 
-    def _all_reconstructions(self, ilr):
+    def _reconstructions(self, ilr, wanted):
         return _reconstruct(
             ilr,
             [self.get_layer("embedding_1"), self.get_layer("embedding_2")],
             self.get_layer("inference"),
             [self.get_layer("reconstruction_1"), self.get_layer("reconstruction_2")],
             self.get_layer("skip"),
-            self.recursions,
+            wanted,
         )
 
     def loss_and_prediction(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
@@ -171,8 +174,9 @@ class DRCN(DistributedModel):
             ValueError: a shape or a type is another.
         """
         _check_batch(x, y, sample_weight)
-        reconstructions = self._all_reconstructions(ops.convert_to_tensor(x, dtype="float32"))
-        ensemble = self.get_layer("ensemble")(reconstructions)
+        reconstructions = self._reconstructions(ops.convert_to_tensor(x, dtype="float32"), self.supervised)
+        weights = ops.unstack(self.ensemble_weights, self.recursions)
+        ensemble = sum(weights[d - 1] * y for d, y in zip(self.supervised, reconstructions, strict=True))
         loss = drcn_loss(y, ops.stack(reconstructions, axis=1), ensemble, self.alpha, sample_weight)
         return loss + weight_decay(self.trainable_weights, self.beta), ensemble
 
@@ -244,14 +248,16 @@ def _convolution(name, filters, policy="float32", kernel_initializer="he_normal"
     )
 
 
-def _reconstruct(ilr, embedding, inference, reconstruction, skip, recursions):
-    """The paper's figure 1 as code: a list of D reconstructions y_d."""
+def _reconstruct(ilr, embedding, inference, reconstruction, skip, wanted):
+    """The paper's figure 1 as code: a list of the reconstructions y_d, d in `wanted`, ascending."""
     features = ilr
     for layer in embedding:
         features = layer(features)
     outputs = []
-    for _ in range(recursions):
+    for recursion in range(1, max(wanted) + 1):
         features = inference(features)
+        if recursion not in wanted:
+            continue
         residual = features
         for layer in reconstruction:
             residual = layer(residual)

@@ -13,9 +13,11 @@ from drcn_keras.errors import ArgumentError
 from drcn_keras.files import write_model
 from drcn_keras.image import as_scales
 from drcn_keras.model import DRCN
+from drcn_keras.precision import announced, layer_policy
 from drcn_keras.presets import load
 from drcn_keras.run_folder import RunFolder
 from drcn_keras.settings import Settings, as_json, spelled
+from drcn_keras.thinning import Thinning
 from drcn_keras.training_images import load_images
 from drcn_keras.validation import Validation
 from drcn_keras.widening import widened
@@ -33,6 +35,7 @@ def run(settings: Settings) -> dict:
 
 
 def _run(settings, strategy, workers, folder):
+    settings = _with_precision(settings, workers, folder)
     _make_repeatable(settings.seed)
     inputs = load_images(settings)
     steps = settings.steps_per_epoch or max(1, len(inputs.stream) // settings.batch_size)
@@ -49,6 +52,8 @@ def _run(settings, strategy, workers, folder):
     stateful = {"progress": clock, "validation": validate}
     if settings.schedule == "plateau":
         stateful["plateau"] = callbacks.Plateau()
+    if settings.outputs:
+        stateful["thinning"] = Thinning(settings.outputs, inputs.stream.pairs, workers.bytes_from_chief)
     resumed = _newest(model, folder, identity, stateful) if workers.is_chief else b""
     resumed = workers.bytes_from_chief(resumed)
     step = _restore(model, resumed, stateful) if resumed else 0
@@ -63,6 +68,16 @@ def _run(settings, strategy, workers, folder):
     with saver.signals(), workers.watch_errors():
         _fit(model, inputs.stream, step, steps, settings.epochs, [*rules, saver], strategy, _verbosity(workers))
     return card.read(folder.best) if workers.is_chief else {}
+
+
+def _with_precision(settings, workers, folder):
+    """The settings with what `precision` "auto" comes to: in a run that goes on, what it began with."""
+    name = ""
+    if workers.is_chief:
+        asked = settings.precision
+        began = checkpoint.newest_settings(folder.checkpoints) if asked == "auto" and not settings.fresh else {}
+        name = began.get("precision") or announced(asked)
+    return dataclasses.replace(settings, precision=workers.bytes_from_chief(name.encode()).decode())
 
 
 def _make_repeatable(seed):
@@ -104,6 +119,7 @@ def _rules(settings, stateful, inputs, folder, workers):
     rules = [
         safekeeping.NonFiniteGuard(),
         *_schedules(settings, clock),
+        *([stateful["thinning"]] if "thinning" in stateful else []),
         callbacks.TimeLimit(clock),
         callbacks.TimeLeft(clock),
         stateful["validation"],
@@ -170,7 +186,7 @@ def _build(settings):
         channels=settings.channels,
         scale=settings.scale,
         beta=settings.beta,
-        dtype=settings.precision,
+        dtype=layer_policy(settings.precision),
     )
     optimizer = _optimizer(settings)
     if settings.init:

@@ -52,6 +52,7 @@ ORDER = [
     "evaluation",
     "evaluate",
     "refit",
+    "thinning",
     "training_images",
     "trainer",
     "train",

@@ -338,6 +338,34 @@ def test_averaged_weights_are_kept_and_the_run_goes_on_with_the_weights_themselv
     np.testing.assert_equal(load(str(tmp_path / "broken" / "best.keras")).get_weights(), kept)
 
 
+def test_a_run_that_ends_thin_resumes_thin(tiny, tmp_path):
+    settings = tiny(tmp_path / "whole", recursions=3, epochs=4, outputs=2)
+    train(settings)
+    arrays, meta = newest(tmp_path / "whole")
+    assert len(meta["state"]["thinning"]["kept"]) == 2
+    for folder, epochs in (("early", 2), ("late", 3)):  # alpha is 0 from the third epoch on.
+        path = tmp_path / folder
+        train(dataclasses.replace(settings, model_dir=str(path), epochs=4, time_limit=0.0, checkpoint_every=1))
+        for name in os.listdir(path / "checkpoints"):
+            if name > f"step-{3 * epochs:09d}.npz":
+                os.unlink(path / "checkpoints" / name)
+        train(dataclasses.replace(settings, model_dir=str(path)))
+        np.testing.assert_equal(newest(path)[0], arrays)
+    assert np.count_nonzero(np.array(load(str(tmp_path / "whole" / "best.keras")).ensemble_weights)) in (2, 3)
+
+
+def test_auto_precision_is_that_which_a_run_began_with(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "announced", lambda asked: "bfloat16")
+    train(tiny(tmp_path, precision="auto", epochs=1))
+    assert newest(tmp_path)[1]["settings"]["precision"] == "bfloat16"
+    monkeypatch.setattr(trainer, "announced", lambda asked: "float32" if asked == "auto" else asked)
+    card = train(tiny(tmp_path, precision="auto", epochs=2))
+    assert card["flags"]["precision"] == "bfloat16"
+    assert load(str(tmp_path / "best.keras")).get_layer("inference").compute_dtype == "bfloat16"
+    with pytest.raises(UserError, match="`precision=float32` contradicts"):
+        train(tiny(tmp_path, precision="float32", epochs=3))
+
+
 def test_training_starts_from_a_preset_by_name(tiny, tmp_path):
     train(tiny(tmp_path, init="mobile-x3", filters=32, recursions=9, epochs=1, learning_rate=1e-12))
     ours, theirs = load(str(tmp_path / "best.keras")), load("mobile-x3")

@@ -16,10 +16,12 @@ from absl import flags
 from drcn_keras import commands
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
+from drcn_keras.precision import define_precision, layer_policy
 
 # Shape and patches a step, as in the flagfiles.
 PRESETS = {
     "mobile": ({"filters": 32, "recursions": 9}, 16),
+    "medium": ({"filters": 64, "recursions": 9}, 16),
     "paper": ({"filters": 256, "recursions": 16}, 64),
 }
 MODES = ("eager", "graph", "xla")
@@ -65,7 +67,7 @@ def measure(name, mode, batch_size, seconds, precision):
         for number in range(20)
     ]
     stream = PatchStream(pairs, PATCH_SIZE, 21, batch_size)
-    model = DRCN(**PRESETS[name][0], dtype=precision)
+    model = DRCN(**PRESETS[name][0], dtype=layer_policy(precision))
     model.compile(
         optimizer=keras.optimizers.SGD(1e-6, momentum=0.9), run_eagerly=mode == "eager", jit_compile=mode == "xla"
     )
@@ -94,7 +96,7 @@ def define_flags():
     flags.DEFINE_list("mode", "eager,graph,xla", f"of {', '.join(MODES)}; JAX has eager and xla")
     flags.DEFINE_integer("batch_size", 0, "patches a step; 0: the preset's")
     flags.DEFINE_float("seconds", 15.0, "to measure each for, at least one step", lower_bound=0.0)
-    flags.DEFINE_enum("precision", "float32", ["float32", "mixed_bfloat16"], "what the layers compute in")
+    define_precision("float32")
 
 
 def main(argv):

@@ -23,7 +23,8 @@ def make_preset(run, name, command, data_dir, output):
             measured.
     """
     trained = load(os.path.join(run, "best.keras"))
-    bare = DRCN(**{**trained.get_config(), "name": "drcn"})
+    # Whatever it was trained in: whoever loads a preset gets float32.
+    bare = DRCN(**{**trained.get_config(), "name": "drcn", "dtype": "float32"})
     bare.set_weights(trained.get_weights())
     made = card.of_preset(run, command, evaluate(trained, data_dir, progress=True)["results"])
     os.makedirs(output, exist_ok=True)

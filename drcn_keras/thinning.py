@@ -1,0 +1,67 @@
+"""Training that ends with a thin ensemble: once alpha is 0, the recursions that add least are left out."""
+
+import json
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+from absl import logging
+from keras import ops
+
+from drcn_keras.data import Pair
+from drcn_keras.inference import recursions_model
+from drcn_keras.refit import best_subset, statistics
+from drcn_keras.tiling import compiled, default_tile, restoring
+
+# Ours: a handful of photographs determine a few weights.
+_PHOTOGRAPHS = 16
+
+
+class Thinning(keras.callbacks.Callback):
+    """At the first epoch whose alpha is 0 keeps the best few recursions, by least squares on training images.
+
+    The others get the ensemble weight 0 for good: from then on a step neither reconstructs them nor computes what comes
+    after the last in use. Must come after the callback that sets alpha.
+
+    Args:
+        outputs: recursions to keep, 1 to D.
+        pairs: the training images.
+        agree: function that makes the chief's bytes every worker's; see `distribute.Workers`.
+    """
+
+    def __init__(self, outputs: int, pairs: Sequence[Pair], agree: Callable[[bytes], bytes] = bytes):
+        super().__init__()
+        self.outputs = outputs
+        self.pairs = pairs[:: -(-len(pairs) // _PHOTOGRAPHS)]
+        self.agree = agree
+        self.kept: list[int] | None = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.kept is None and float(ops.convert_to_numpy(self.model.alpha)) == 0.0:
+            weights = np.array(json.loads(self.agree(json.dumps(self._chosen().tolist()).encode())))
+            self.kept = (np.flatnonzero(weights) + 1).tolist()
+            logging.info("alpha is 0: from here on the ensemble draws on recursions %s alone", self.kept)
+            _set_ensemble(self.model, weights)
+        if self.kept is not None and self.model.supervised != tuple(self.kept):
+            self.model.supervised = tuple(self.kept)
+            self.model.make_train_function(force=True)
+
+    def _chosen(self):
+        network = restoring(compiled(recursions_model(self.model)))
+        sums = statistics(list(self.pairs), network, default_tile(self.model, 8), self.model.halo)
+        return best_subset(sums, self.outputs)
+
+    def state(self):
+        return {"kept": self.kept}
+
+    def restore(self, state):
+        self.kept = state["kept"]
+
+
+def _set_ensemble(model, weights):
+    """Gives w new values, and the optimiser no memory of the old: its momentum would move what is to stay 0."""
+    model.ensemble_weights.assign(weights)
+    for variable in model.optimizer.variables:
+        if "recursion_weights" in variable.path:
+            average = model.optimizer.use_ema and variable.path.endswith("average")
+            variable.assign(weights if average else np.zeros_like(weights))
