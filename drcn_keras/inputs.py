@@ -4,6 +4,8 @@ import functools
 import os
 import sys
 import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from absl import logging
 from tqdm import tqdm
@@ -14,26 +16,29 @@ from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.image import SCALES
 from drcn_keras.process import claim
 
+if TYPE_CHECKING:
+    from drcn_keras.model import DRCN
+
 # What trains and upscales here; Keras has others, for inference alone.
 BACKENDS = ("tensorflow", "jax", "torch")
 _KEPT_MODELS = 8
 _LOADING = threading.Lock()
 
 
-def warn_skipped(reason):
+def warn_skipped(reason: object) -> None:
     """Says on standard error, above the progress bar, which image is left out and why."""
     with tqdm.external_write_mode(file=sys.stderr):
         logging.warning("skipped: %s", reason)
 
 
-def check_scales(scales):
+def check_scales(scales: Iterable[int]) -> None:
     """Raises ArgumentError unless `scales` are enlargements that the field measures: 2, 3 and 4."""
     for scale in scales:
         if scale not in SCALES:
             raise ArgumentError(f"`scale` must be 2, 3 or 4; received {scale}.")
 
 
-def load_for(model, scales=()):
+def load_for(model: "DRCN | str | os.PathLike", scales: Iterable[int] = ()) -> "DRCN":
     """The DRCN that `model` is or names. Raises ArgumentError where it is for other scales than `scales`."""
     network = loaded(model)
     for scale in scales:
@@ -43,7 +48,7 @@ def load_for(model, scales=()):
     return network
 
 
-def load_at(model, scale=None):
+def load_at(model: "DRCN | str | os.PathLike", scale: int | None = None) -> "DRCN":
     """The DRCN that `model` is or names, for one scale: an export's, which has no other.
 
     Args:
@@ -54,12 +59,13 @@ def load_at(model, scale=None):
         ArgumentError: it is for other scales, or for several and `scale` is None.
     """
     network = load_for(model, () if scale is None else (scale,))
-    if scale is None and network.scale is None:
+    scale = network.scale if scale is None else scale
+    if scale is None:
         raise ArgumentError(f"`scale` is required, one of {network.scales}, for a model of several scales: {model}.")
-    return network.at(scale or network.scale)
+    return network.at(scale)
 
 
-def loaded(model):
+def loaded(model: "DRCN | str | os.PathLike") -> "DRCN":
     """The DRCN that `model` is, or that `drcn_keras.load` finds under it: kept, shared, and not to be changed.
 
     A file is loaded again once it has changed.
@@ -107,7 +113,7 @@ def import_keras(start: bool = True) -> None:
         raise UserError(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}, and installed; it is {backend}{reason}.")
 
 
-def check_tile(tile, model):
+def check_tile(tile: int | None, model: "DRCN") -> None:
     """Raises ArgumentError where `tile`, not None, has no room beside the model's halo."""
     if tile is not None and tile <= 2 * model.halo:
         raise ArgumentError(f"`tile` must be more than {2 * model.halo}, twice the model's halo; received {tile}.")

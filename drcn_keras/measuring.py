@@ -34,21 +34,10 @@ def measure(
     Raises:
         UserError: the LR image has another size than the original divided by `scale`, or `target` cannot be written.
     """
-    try:
-        original = read_image(path)
-        lr = None if lr_path is None else read_image(lr_path)
-    except UserError as error:
-        warn_skipped(error)
+    pair = _read(path, scale, lr_path)
+    if pair is None:
         return None
-    if lr_path is not None and lr is not None:
-        check_fit(lr_path, lr, original, scale)
-        original, lr = alike(original, lr)
-    original = mod_crop(original, scale)
-    if min(original.shape[:2]) < SSIM_WINDOW + 2 * scale:
-        smallest = SSIM_WINDOW + 2 * scale
-        height, width = original.shape[:2]
-        warn_skipped(f"{path}: {width} x {height}, smaller than {smallest} pixels")
-        return None
+    original, lr = pair
     gray = luma(original) / 255.0
     if lr is None:
         # The field rounds Y before it shrinks it.
@@ -72,6 +61,26 @@ def measure(
         "bicubic_ssim": ssim(reference, enlarged),
         "recursions": [psnr(reference, comparable(image, scale)) for image in recursions],
     }
+
+
+def _read(path, scale, lr_path):
+    """(the original, cut to a multiple of the scale, its LR image or None); None where that cannot be measured."""
+    try:
+        original = read_image(path)
+        lr = None if lr_path is None else read_image(lr_path)
+    except UserError as error:
+        warn_skipped(error)
+        return None
+    if lr is not None:
+        check_fit(lr_path, lr, original, scale)
+        original, lr = alike(original, lr)
+    original = mod_crop(original, scale)
+    smallest = SSIM_WINDOW + 2 * scale
+    if min(original.shape[:2]) < smallest:
+        height, width = original.shape[:2]
+        warn_skipped(f"{path}: {width} x {height}, smaller than {smallest} pixels")
+        return None
+    return original, lr
 
 
 class Restorer:

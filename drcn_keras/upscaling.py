@@ -6,6 +6,8 @@ bicubically, transparency and 16 bit are kept. EXIF and other metadata are dropp
 """
 
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags, logging
@@ -23,18 +25,21 @@ from drcn_keras.precision import announced, define_precision
 from drcn_keras.sizes import check_factor, enlargement
 from drcn_keras.tiling import upscaled
 
+if TYPE_CHECKING:
+    from drcn_keras.model import DRCN
+
 
 def upscale(
-    image,
-    model,
-    tile=None,
-    progress=False,
-    scale=None,
-    width=None,
-    height=None,
-    self_ensemble=False,
-    precision="float32",
-):
+    image: str | os.PathLike | Image.Image | np.ndarray,
+    model: "DRCN | str | os.PathLike",
+    tile: int | None = None,
+    progress: bool = False,
+    scale: float | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    self_ensemble: bool = False,
+    precision: str = "float32",
+) -> Image.Image | np.ndarray:
     """Upscales one image.
 
     Args:
@@ -78,18 +83,18 @@ def upscale(
 
 
 def upscale_files(
-    model,
-    inputs,
-    output,
-    scale=None,
-    tile=None,
-    overwrite=False,
-    skip_existing=False,
-    width=None,
-    height=None,
-    self_ensemble=False,
-    precision="float32",
-):
+    model: "DRCN | str | os.PathLike",
+    inputs: Sequence[str],
+    output: str,
+    scale: float | None = None,
+    tile: int | None = None,
+    overwrite: bool = False,
+    skip_existing: bool = False,
+    width: int | None = None,
+    height: int | None = None,
+    self_ensemble: bool = False,
+    precision: str = "float32",
+) -> list[str]:
     """Upscales files and folders into a file or a folder. A file that cannot be read is skipped, unless it is alone.
 
     Args:
@@ -119,20 +124,30 @@ def upscale_files(
     check_tile(tile, model)
     precision = announced(precision)
 
+    def one(source, target):
+        pixels, profile = read_pixels(source)
+        check_writable(target, pixels)
+        factor = enlargement(model, pixels.shape, scale, width, height)
+        return lambda: write_image(
+            target, upscaled(pixels, model, factor, tile, True, self_ensemble, precision), profile
+        )
+
+    return _all_done(one, jobs, inputs)
+
+
+def _all_done(one, jobs, inputs):
+    """Reads, then writes file after file by `one`. Returns the paths written."""
     written, failed = [], []
     for source, target in tqdm(jobs, unit="image", disable=len(jobs) == 1):
         try:
-            pixels, profile = read_pixels(source)
-            check_writable(target, pixels)
-            factor = enlargement(model, pixels.shape, scale, width, height)
+            write = one(source, target)
         except UserError as error:
             if len(jobs) == 1:
                 raise
             warn_skipped(error)
             failed.append(source)
             continue
-        result = upscaled(pixels, model, factor, tile, True, self_ensemble, precision)
-        write_image(target, result, profile)
+        write()
         written.append(target)
     if failed:
         logging.warning("%d of %d images skipped", len(failed), len(jobs))
