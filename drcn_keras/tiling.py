@@ -45,7 +45,7 @@ def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=Fal
         planes = [enlarge(source[..., index], factor, place[0]) / largest for index in range(source.shape[2])]
         return planes, _network_input(planes, model.channels)
 
-    bar = tqdm(places, unit="tile", leave=False, disable=not progress or len(places) == 1)
+    bar = _told(places, progress)
     for (_, inner, kept), (planes, ilr) in zip(bar, _ahead(prepared, places), strict=True):
         sr = network(ilr)
         if not np.isfinite(sr).all():
@@ -65,6 +65,17 @@ def _ahead(function, items):
             ready, coming = coming, pool.submit(function, item)
             yield ready.result()
         yield coming.result()
+
+
+def _told(places, progress):
+    """The places, one after the other, while `progress` is told how many are done."""
+    if not callable(progress):
+        yield from tqdm(places, unit="tile", leave=False, disable=not progress or len(places) == 1)
+        return
+    for done, place in enumerate(places):
+        progress(done, len(places))
+        yield place
+    progress(len(places), len(places))
 
 
 def _largest_value(pixels):

@@ -51,7 +51,8 @@ def upscale(
         model: a `DRCN`, or what `drcn_keras.load` takes.
         tile: side of the largest window, in pixels of the result, that goes through the network at once; None: 512, or
             less for a large network. The result does not depend on it; memory does.
-        progress: show a progress bar on standard error.
+        progress: show a progress bar on standard error; or a function of (done, total), called with whole numbers of
+            tiles, first (0, total), last (total, total), in the caller's thread. What it raises ends the work.
         scale: the enlargement; None: the model's, the smallest where it has several. A model of several scales takes
             any factor from 1.1 to 4; sides become ceil(scale * side), as MATLAB's imresize.
         width, height: pixels of the result, instead of `scale`; one of them keeps the proportions.

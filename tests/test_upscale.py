@@ -438,3 +438,22 @@ def test_command_ends_in_one_line(folder, tmp_path, arguments, message):
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert message in done.stderr
+
+
+def test_progress_is_told_tile_by_tile_and_may_end_the_work(random_drcn):
+    model, image = random_drcn(), np.zeros((20, 30), np.uint8)
+    told = []
+    whole = upscale(image, model, progress=lambda *numbers: told.append(numbers))
+    assert told == [(0, 1), (1, 1)]
+    told.clear()
+    # 40 x 60 pixels in windows of 28 with a halo of 6: 2 rows of 3.
+    tiled = upscale(image, model, tile=28, progress=lambda *numbers: told.append(numbers))
+    assert told == [(done, 6) for done in range(7)]
+    assert np.array_equal(tiled, whole)
+
+    def cancel(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upscale(image, model, tile=28, progress=cancel)
