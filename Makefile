@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-tensorflow test-jax lint clean
+.PHONY: demo test test-tensorflow test-jax test-beam lint clean
 
 demo: $(VENV)/ready
 	$(RUN) tools/demo.py --output=demo
@@ -26,7 +26,8 @@ test-jax: $(VENV)-jax/ready
 
 # What a machine without TensorFlow must be able to do.
 CORE_TESTS := $(addprefix tests/test_, image.py metrics.py layers.py losses.py model.py data.py \
-	inference.py evaluate.py upscale.py callbacks.py checkpoint.py files.py train.py presets.py distributed_model.py process.py)
+	inference.py evaluate.py upscale.py callbacks.py checkpoint.py files.py train.py presets.py distributed_model.py process.py \
+	lr_files.py measuring.py)
 
 $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -41,5 +42,15 @@ $(VENV)-jax/ready: setup.cfg requirements-jax.txt
 	$(VENV)-jax/bin/pip install --quiet --no-deps --editable .
 	touch $@
 
+# Apart from the others: Apache Beam wants an older protobuf and Pillow.
+test-beam: $(VENV)-beam/ready
+	$(VENV)-beam/bin/python -m pytest tests/test_batch.py tests/test_beam.py
+
+$(VENV)-beam/ready: setup.cfg
+	$(PYTHON) -m venv $(VENV)-beam
+	$(VENV)-beam/bin/pip install --quiet --upgrade pip
+	$(VENV)-beam/bin/pip install --quiet --editable '.[beam]' pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-jax demo
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-beam demo

@@ -14,12 +14,13 @@ FLAGS = flags.FLAGS
 _FLAGFILES = os.path.join(os.path.dirname(__file__), "flagfiles")
 
 
-def run(main: Callable[[list[str]], object], define_flags: Callable[[], None]) -> None:
+def run(main: Callable[[list[str]], object], define_flags: Callable[[], None], known_only: bool = False) -> None:
     """Runs a command. A `UserError` or an error of the file system ends in one line, not a traceback.
 
     Args:
         main: function of argv, the positional arguments with the program's name first; it reads `FLAGS`.
         define_flags: function that defines the command's flags.
+        known_only: leave flags that are not defined in argv, for who else reads it.
     """
     prepare_tensorflow()
     known = set(FLAGS)
@@ -29,7 +30,7 @@ def run(main: Callable[[list[str]], object], define_flags: Callable[[], None]) -
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
     # What is half done is taken back, as after Ctrl-C; training writes a checkpoint and has a handler of its own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
+    app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse_flags(argv, known_only))
 
 
 def prepare_tensorflow() -> None:
@@ -83,14 +84,14 @@ def _with_flagfiles(argv):
     return arguments
 
 
-def _parse_flags(argv):
+def _parse_flags(argv, known_only):
     try:
-        positional = FLAGS(_with_flagfiles(argv))
+        positional = FLAGS(_with_flagfiles(argv), known_only=known_only)
         if "preset_flags" in FLAGS and FLAGS.preset_flags:
             raise flags.Error("--preset_flags does not go into a flagfile; expected --flagfile=PATH there")
         return positional
     except flags.Error as error:
-        missing = re.fullmatch(r"flag --(\w+)=.*: is required", str(error))
+        missing = re.match(r"flag --(\w+)=.*: is required", str(error))
         _end(f"{f'--{missing[1]} is required' if missing else error} (--help lists every flag)", code=2)
 
 
