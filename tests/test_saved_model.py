@@ -248,7 +248,7 @@ def test_a_wrong_record_fails_the_export_and_leaves_nothing(quick_export, monkey
 
 def test_a_graph_that_differs_fails_the_export_and_leaves_nothing(quick_export, monkeypatch, tmp_path):
     whole = inference.inference_model
-    monkeypatch.setattr(inference, "inference_model", lambda _: whole(small_model(seed=4, recursions=1)))
+    monkeypatch.setattr(inference, "inference_model", lambda *_, **__: whole(small_model(seed=4, recursions=1)))
     with pytest.raises(UserError, match="differs from the Keras model"):
         quick_export(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -374,3 +374,13 @@ def test_a_network_of_several_scales_is_exported_for_one(tmp_path):
     with pytest.raises(UserError, match="weights are for x2 and x3"):
         load_at(several, 4)
     assert load_at(several, 3).scale == 3
+
+
+def test_bfloat16_is_rounded_and_no_more(random_drcn, tmp_path):
+    model = random_drcn()
+    folder = servable.export(model, str(tmp_path), warmup_sizes=[(4, 4)], tile=64, precision="bfloat16")
+    loaded = tf.saved_model.load(folder)
+    ilr = np.random.default_rng(0).random((1, 9, 12, 1), np.float32)
+    received = loaded.signatures["serving_default"](ilr=tf.constant(ilr))["sr"].numpy()
+    assert received.dtype == np.float32
+    assert 0 < np.abs(received - np.asarray(model(ilr))).max() < 0.05

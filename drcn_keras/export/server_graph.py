@@ -6,7 +6,7 @@ F times the pixels.
 
 import tensorflow as tf
 
-from drcn_keras import inference, transparency
+from drcn_keras import image, inference, transparency
 from drcn_keras.export import server_images
 
 # Colours as images hold them are in [0, 1] and ILR overshoots a little; 255 where 1 is meant is far outside.
@@ -135,13 +135,13 @@ class Upscaler(tf.Module):
             # The mean in float32, as the package takes it.
             sr = server_images.choose(gray, lambda: (sr[..., :1] + sr[..., 1:2] + sr[..., 2:]) / 3.0, lambda: sr)
             return tf.cast(sr, tf.float64)
+        planes = tf.unstack(rgb, num=3, axis=3)
         # Gray is taken as the Y it is.
-        planes = server_images.choose(gray, lambda: rgb, lambda: server_images.rgb_to_ycbcr(rgb))
-        planes.set_shape((None, None, None, 3))
-        y = tf.cast(self._network(tf.cast(planes[..., :1], tf.float32)), tf.float64)
-        return server_images.choose(
-            gray, lambda: y, lambda: server_images.ycbcr_to_rgb(tf.concat([y, planes[..., 1:]], axis=3))
-        )
+        before = server_images.choose(gray, lambda: rgb[..., :1], lambda: image.luma_plane(*planes)[..., None])
+        before.set_shape((None, None, None, 1))
+        after = tf.cast(self._network(tf.cast(before, tf.float32)), tf.float64)
+        change = (after - before)[..., 0]
+        return server_images.choose(gray, lambda: after, lambda: tf.stack(image.brightened(planes, change), axis=3))
 
     def _in_tiles(self, shape, tile, channels, dtype):
         """Puts an image batch together from overlapping windows, one at a time.

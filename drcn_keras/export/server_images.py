@@ -4,10 +4,9 @@ Bicubic and colour are in float64 and in the order of operations of `drcn_keras.
 falls as it does there.
 """
 
-import numpy as np
 import tensorflow as tf
 
-from drcn_keras import image, transparency
+from drcn_keras import transparency
 
 # File signatures: of PNG with the head of its first chunk, of JPEG.
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -187,20 +186,6 @@ def resize(lr, rows, columns):
         return sum(terms[1:], terms[0])
 
     return along(along(lr, 1, rows), 2, columns)
-
-
-def _affine(colors, function):
-    """A map of colours that is linear but for an offset, taken from its values at 0 and at the unit vectors."""
-    offset = function(np.zeros(3))
-    return tf.tensordot(colors, function(np.eye(3)) - offset, axes=1) + offset
-
-
-def rgb_to_ycbcr(rgb):
-    return _affine(rgb, image.rgb_to_ycbcr)
-
-
-def ycbcr_to_rgb(ycbcr):
-    return _affine(ycbcr, image.ycbcr_to_rgb)
 
 
 def as_float(sr):
