@@ -137,7 +137,7 @@ def litert_contenders(models: dict, ilr: np.ndarray, representative_dir: str) ->
     contenders = {}
     for kind, model in models.items():
         sides = [side // model.scale for side in ilr.shape[1:3]]
-        options = exporter.Options(height=sides[0], width=sides[1], representative_dir=representative_dir)
+        options = exporter.Options(lr_height=sides[0], lr_width=sides[1], representative_dir=representative_dir)
         maker = exporter.Exporter(model, "", options)
         for mode in LITERT_MODES if representative_dir else LITERT_MODES[:2]:
             run = runner.Runner(maker.content("luma", mode), threads=os.cpu_count() or 1)
