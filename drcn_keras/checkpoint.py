@@ -67,7 +67,7 @@ def newest(
     Args:
         folder: path of an existing folder.
         objection: function of a checkpoint's meta; returns a reason not to use it, one line, or None.
-        flaw: function of a checkpoint's arrays and meta, to which nothing is objected; returns what it lacks, or None.
+        flaw: function of arrays and meta, to which nothing is objected; returns what they lack, or None.
 
     Returns:
         The file's bytes, for `unpack`; empty when there is no checkpoint at all.
@@ -80,8 +80,7 @@ def newest(
     for path in reversed(paths):
         try:
             with open(path, "rb") as file:
-                data = file.read()
-            arrays, meta = unpack(data)
+                arrays, meta = unpack(data := file.read())
             reason = objection(meta)
             lacking = None if reason else flaw(arrays, meta)
             if lacking:

@@ -76,28 +76,22 @@ def load_pairs(
         list of `Pair`, the zooms and scales of one image side by side.
 
     Raises:
-        UserError: no image can be read and is large enough, or an LR image is not of its original's size divided by
-            the scale. Others that cannot be used are skipped with a warning.
+        UserError: no image can be used, or an LR image is of a wrong size. Others are skipped with a warning.
     """
     pairs, skipped, lr_paths = [], 0, lr_paths or {}
     for path in paths:
         try:
             image = read_image(path)
-            given = {factor: read_image(lr_paths[path, factor]) for factor in as_scales(scale)} if lr_paths else {}
+            lrs = {factor: read_image(lr_paths[path, factor]) for factor in as_scales(scale)} if lr_paths else {}
         except UserError as error:
             if len(paths) == 1:
                 raise
             skipped += 1
             logging.warning("%s: skipped", error)
             continue
-        for factor, lr in given.items():
+        for factor, lr in lrs.items():
             check_fit(lr_paths[path, factor], lr, image, factor)
-        image, *lrs = alike(image, *given.values())
-        given = {factor: as_input(lr, channels) for factor, lr in zip(given, lrs, strict=True)}
-        if channels == 1:
-            image = luma(image)[..., None]
-        elif image.ndim == 2:
-            image = np.repeat(image[..., None], 3, axis=-1)
+        image, given = _in_channels(image, lrs, channels)
         for zoom, factor in itertools.product(zooms, as_scales(scale)):
             original = mod_crop(image if zoom == 1.0 else _zoomed(image, zoom), factor)
             if min(original.shape[:2]) < max(min_side, factor):
@@ -108,12 +102,19 @@ def load_pairs(
             lr = given[factor] if given else shrink(original / 255.0, factor)
             pairs.append(Pair(path, original, lr.astype(np.float32), factor))
     if not pairs:
-        raise UserError(
-            f"none of the {len(paths)} images can be used; expected photographs of {min_side} pixels or more each way."
-        )
+        raise UserError(f"none of the {len(paths)} images can be used; expected {min_side} pixels or more each way.")
     if skipped:
         logging.warning("%d images skipped, %d used", skipped, len(pairs))
     return pairs
+
+
+def _in_channels(image, lrs, channels):
+    """The original and its LR images by scale, as Y or RGB."""
+    image, *same = alike(image, *lrs.values())
+    given = {factor: as_input(lr, channels) for factor, lr in zip(lrs, same, strict=True)}
+    if channels == 1:
+        return luma(image)[..., None], given
+    return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image, given
 
 
 def _zoomed(image, zoom):

@@ -79,8 +79,7 @@ def evaluate(
         the means of PSNR, unless there are no others. A result of `lr_dir` holds that folder as "lr_dir".
 
     Raises:
-        UserError: a folder, the model or `scale` is wrong, no image can be measured, an image is in the way, or an
-            original has no LR image of its size.
+        UserError: an argument is wrong, no image can be measured, one is in the way, or has no LR image of its size.
     """
     scales = as_scales(scale)
     check_scales(scales)

@@ -44,8 +44,7 @@ def upscale(
 
     Args:
         image: one of
-            path of an image file;
-            PIL image;
+            path of an image file, or a PIL image;
             array (height, width), or (height, width, 1, 2, 3 or 4) for gray, gray+alpha, RGB, RGBA; uint8, uint16, or
             floating point in [0, 1].
         model: a `DRCN`, or what `drcn_keras.load` takes.
@@ -62,9 +61,8 @@ def upscale(
             faster in it, float32 elsewhere.
 
     Returns:
-        For an array, an array of its dtype, enlarged; otherwise a PIL image: upright, RGB for
-        a palette or CMYK, 16-bit gray for 16-bit gray. PIL has no 16-bit colour, it is rounded to 8 bit; an array
-        or the command keeps it.
+        For an array, an array of its dtype, enlarged; otherwise a PIL image: upright, RGB for a palette or CMYK, 16-bit
+        gray for 16-bit gray. PIL has no 16-bit colour, it is rounded to 8 bit; an array or the command keeps it.
 
     Raises:
         UserError: the file or the model cannot be read, or the model is not for that enlargement.
@@ -102,8 +100,7 @@ def upscale_files(
         model: a `DRCN`, or what `drcn_keras.load` takes.
         inputs: list of paths of images and folders.
         output: path; a folder unless `inputs` is one image and this ends in a suffix that is written here.
-        scale, width, height, tile, self_ensemble, precision: as in `upscale`. What "auto" comes to is said on standard
-            error.
+        scale, width, height, tile, self_ensemble, precision: as in `upscale`; what "auto" comes to is told.
         overwrite: replace files that exist.
         skip_existing: leave out images whose result exists.
 
