@@ -89,7 +89,7 @@ APART = {
     "reporting": ["measured", "tables", "pictures", "plots", "page", "report", "studies", "study"],
 }
 PACKAGE = ROOT / "drcn_keras"
-SOURCES = sorted(path for folder in (PACKAGE, ROOT / "tools") for path in folder.rglob("*.py"))
+SOURCES = sorted(path for folder in (PACKAGE, ROOT / "tools", ROOT / "tflite") for path in folder.rglob("*.py"))
 PLACES = [("", module) for module in ORDER] + [(home, module) for home, order in APART.items() for module in order]
 
 
