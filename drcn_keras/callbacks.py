@@ -25,14 +25,14 @@ class RunClock:
         agree: function that makes the chief's number every worker's; see `distribute.Workers`.
     """
 
-    def __init__(self, epochs, minutes=0.0, agree=float):
+    def __init__(self, epochs: int, minutes: float = 0.0, agree: Callable[[float], float] = float) -> None:
         self.epochs = epochs
         self.minutes = minutes
         self.agree = agree
         self._before = 0.0
         self._start = time.monotonic()
 
-    def __call__(self, epoch):
+    def __call__(self, epoch: int) -> float:
         """The share in [0, 1] at the start of `epoch` (0-based)."""
         share = epoch / self.epochs
         if self.minutes:
@@ -40,7 +40,7 @@ class RunClock:
         return min(1.0, share)
 
     @property
-    def elapsed(self):
+    def elapsed(self) -> float:
         """Minutes so far, by this machine's clock."""
         return self._before + (time.monotonic() - self._start) / 60.0
 
@@ -74,7 +74,14 @@ class AlphaAnnealing(keras.callbacks.Callback):
         ValueError: an argument is outside its range.
     """
 
-    def __init__(self, epochs=1, schedule="linear", start=1.0, end=0.0, progress=None):
+    def __init__(
+        self,
+        epochs: float = 1,
+        schedule: str = "linear",
+        start: float = 1.0,
+        end: float = 0.0,
+        progress: Callable[[int], float] | None = None,
+    ) -> None:
         super().__init__()
         if schedule not in ("linear", "cosine", "exponential"):
             raise ValueError(f"schedule must be linear, cosine or exponential; received {schedule!r}.")
@@ -89,7 +96,7 @@ class AlphaAnnealing(keras.callbacks.Callback):
         self.end = end
         self.progress = progress or (lambda epoch: epoch / epochs)
 
-    def value(self, epoch):
+    def value(self, epoch: int) -> float:
         """alpha during `epoch` (0-based)."""
         share = min(1.0, max(0.0, self.progress(epoch)))
         if self.schedule == "linear":
@@ -113,12 +120,12 @@ class CosineLearningRate(keras.callbacks.Callback):
         progress: function of the epoch that gives the share done, in [0, 1].
     """
 
-    def __init__(self, start, progress):
+    def __init__(self, start: float, progress: Callable[[int], float]) -> None:
         super().__init__()
         self.start = start
         self.progress = progress
 
-    def value(self, epoch):
+    def value(self, epoch: int) -> float:
         """The learning rate of `epoch` (0-based)."""
         low = min(MINIMUM_LEARNING_RATE, self.start)
         share = (1.0 + math.cos(math.pi * self.progress(epoch))) / 2.0
@@ -157,7 +164,7 @@ class Plateau(keras.callbacks.Callback):
         patience: validated epochs without a better PSNR before the division.
     """
 
-    def __init__(self, patience=PLATEAU_EPOCHS):
+    def __init__(self, patience: int = PLATEAU_EPOCHS) -> None:
         super().__init__()
         self.patience = patience
         self.best = -math.inf

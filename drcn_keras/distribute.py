@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ STRATEGIES = ("auto", "default", "mirrored", "multi_worker")
 _TASKS = ("chief", "worker")
 
 
-def choose(name, timeout=300.0):
+def choose(name: str, timeout: float = 300.0) -> Any:
     """The strategy of that name. Must be called before TensorFlow has run an operation.
 
     Args:
@@ -83,17 +84,17 @@ def _cluster():
     return cluster
 
 
-def scope(strategy):
+def scope(strategy: Any) -> contextlib.AbstractContextManager:
     """The context that variables must be made in."""
     return strategy.scope() if strategy else contextlib.nullcontext()
 
 
-def replicas(strategy):
+def replicas(strategy: Any) -> int:
     """How many devices share a batch, over all machines."""
     return strategy.num_replicas_in_sync if strategy else 1
 
 
-def training_data(stream, start, strategy=None):
+def training_data(stream: Any, start: int, strategy: Any = None) -> Any:
     """What `model.fit` reads: every batch of a `data.PatchStream` from step `start` on, without end.
 
     Returns:
@@ -148,7 +149,7 @@ class Workers:
         timeout: seconds without an answer after which the others are taken for lost.
     """
 
-    def __init__(self, strategy=None, timeout=300.0):
+    def __init__(self, strategy: Any = None, timeout: float = 300.0) -> None:
         self.timeout = timeout
         self.alone = strategy is None or strategy.cluster_resolver is None
         self.is_chief = self.alone or strategy.extended.should_checkpoint
@@ -168,15 +169,15 @@ class Workers:
 
         self._total = total
 
-    def any(self, flag):
+    def any(self, flag: object) -> bool:
         """True on every worker when `flag` is true on one."""
         return bool(flag) if self.alone else bool(self._sum(np.array([bool(flag)], np.float64))[0])
 
-    def from_chief(self, number):
+    def from_chief(self, number: float) -> float:
         """The chief's `number`, a float, on every worker."""
         return number if self.alone else float(self._sum(np.array([number if self.is_chief else 0], np.float64))[0])
 
-    def bytes_from_chief(self, data):
+    def bytes_from_chief(self, data: bytes) -> bytes:
         """The chief's `data`, bytes, on every worker."""
         if self.alone:
             return data
@@ -189,7 +190,7 @@ class Workers:
             words.view(np.uint8)[:size] = np.frombuffer(data, np.uint8)
         return self._sum(words).tobytes()[:size]
 
-    def require_same(self, text, what):
+    def require_same(self, text: str, what: str) -> None:
         """Raises UserError on every worker unless all of them have the chief's `text`."""
         checksum = zlib.crc32(text.encode())
         if self.any(self.from_chief(checksum) != checksum):
@@ -199,11 +200,11 @@ class Workers:
         with self.watch("a message to the other workers was not answered"):
             return self._total(values).numpy()
 
-    def watch_errors(self):
+    def watch_errors(self) -> contextlib.AbstractContextManager:
         """A context in which an error of the collective operations becomes the message that a worker was lost."""
         return contextlib.nullcontext() if self.alone else _lost_workers(None, "a training step failed")
 
-    def watch(self, what):
+    def watch(self, what: str) -> contextlib.AbstractContextManager:
         """A context that ends the process, with one clear line, when a worker is lost while it lasts."""
         return contextlib.nullcontext() if self.alone else _lost_workers(self.timeout, what)
 
@@ -215,10 +216,10 @@ class StepWatch(keras.callbacks.Callback):
         workers: `Workers`.
     """
 
-    def __init__(self, workers):
+    def __init__(self, workers: Workers) -> None:
         super().__init__()
         self.workers = workers
-        self._step = None
+        self._step = contextlib.ExitStack()
 
     def on_train_batch_begin(self, batch, logs=None):
         self._step = contextlib.ExitStack()

@@ -3,11 +3,13 @@
 import csv
 import io
 import os
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from drcn_keras.data import Pair
 from drcn_keras.files import set_aside, write_atomically
 from drcn_keras.metrics import measured_psnr
 
@@ -23,7 +25,7 @@ class CSVLog(keras.callbacks.Callback):
         columns: names of the logs to write, after "epoch" (1-based).
     """
 
-    def __init__(self, path, columns):
+    def __init__(self, path: str, columns: list[str]) -> None:
         super().__init__()
         self.path = path
         self.columns = ["epoch", *columns]
@@ -63,11 +65,11 @@ class TensorBoardLog(keras.callbacks.Callback):
         sample: a `data.Pair`: its middle is upscaled by every recursion at each validated epoch.
     """
 
-    def __init__(self, folder, sample):
+    def __init__(self, folder: str, sample: Pair) -> None:
         super().__init__()
         self.folder = folder
         self.sample = sample
-        self.writer = None
+        self.writer: Any = None
 
     def on_epoch_end(self, epoch, logs=None):
         step = epoch + 1

@@ -5,12 +5,14 @@ import math
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from drcn_keras import checkpoint
+from drcn_keras.distribute import Workers
 from drcn_keras.errors import Stopped, UserError
 
 
@@ -23,7 +25,7 @@ class NonFiniteGuard(keras.callbacks.Callback):
 
     async_safe = True  # Or Keras itself would read the logs after every step, for whatever callback wants them.
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._done = 0
         self._rate = 0.0
@@ -65,7 +67,16 @@ class Checkpoints(keras.callbacks.Callback):
         workers: `distribute.Workers`: all stop at the same step, and the chief writes.
     """
 
-    def __init__(self, folder, settings, stateful, epochs, every, keep, workers):
+    def __init__(
+        self,
+        folder: str,
+        settings: dict,
+        stateful: dict[str, Any],
+        epochs: int,
+        every: int,
+        keep: int,
+        workers: Workers,
+    ) -> None:
         super().__init__()
         self.folder = folder
         self.settings = settings
@@ -74,11 +85,11 @@ class Checkpoints(keras.callbacks.Callback):
         self.every = every
         self.keep = keep
         self.workers = workers
-        self.stopped_by = None
+        self.stopped_by: str | None = None
         self._begun = False
 
     @contextlib.contextmanager
-    def signals(self):
+    def signals(self) -> Iterator[None]:
         """A context in which SIGTERM and SIGINT end training after the step in progress."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python lets the main thread alone handle signals.
@@ -107,7 +118,7 @@ class Checkpoints(keras.callbacks.Callback):
         if (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs or self.model.stop_training:
             self.write()
 
-    def write(self):
+    def write(self) -> None:
         """Writes a checkpoint of this moment."""
         if not self.workers.is_chief:
             return
@@ -148,7 +159,7 @@ def _steps_done(model):
     return int(ops.convert_to_numpy(model.optimizer.iterations))
 
 
-def sync_model(model):
+def sync_model(model: keras.Model) -> None:
     """Brings the variables up to date in the middle of an epoch: JAX's `fit` keeps their values elsewhere."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()

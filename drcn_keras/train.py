@@ -66,7 +66,7 @@ def _flag_default(field):
     return [str(part) for part in field.default] if element_type(field) else field.default
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     commands.refuse_arguments(argv)
     settings = Settings(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(Settings)})
     card = train(settings)
@@ -75,7 +75,7 @@ def main(argv):
         print(f"{best}: {card['val_psnr']:.2f} dB (bicubic {card['val_bicubic_psnr']:.2f} dB)")
 
 
-def run():
+def run() -> None:
     """The command `drcn-train`."""
     logging.set_verbosity(logging.INFO)
     commands.run(main, define_flags)

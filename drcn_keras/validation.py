@@ -20,7 +20,8 @@ class Validation(keras.callbacks.Callback):
 
     Adds to the logs of a validated epoch: "val_psnr" (dB, the ensemble), "val_ssim", "val_bicubic" (dB) and "lr". With
     several scales these are the means of their means, and "val_psnr_x2" and so on are the single ones. An image that is
-    restored exactly has no finite PSNR: it is named and left out.
+    restored exactly has no finite PSNR: it is named and left out. Where the optimiser averages the weights, the
+    averages are measured and kept.
 
     Args:
         pairs: the validation images, every side at least 11 + 2 * scale.
