@@ -175,7 +175,7 @@ class DRCN(DistributedModel):
         """
         _check_batch(x, y, sample_weight)
         reconstructions = self._reconstructions(ops.convert_to_tensor(x, dtype="float32"), self.supervised)
-        weights = ops.unstack(self.ensemble_weights, self.recursions)
+        weights = ops.unstack(ops.convert_to_tensor(self.ensemble_weights), self.recursions)
         ensemble = sum(weights[d - 1] * y for d, y in zip(self.supervised, reconstructions, strict=True))
         loss = drcn_loss(y, ops.stack(reconstructions, axis=1), ensemble, self.alpha, sample_weight)
         return loss + weight_decay(self.trainable_weights, self.beta), ensemble
