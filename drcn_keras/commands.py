@@ -24,6 +24,8 @@ def run(main: Callable[[list[str]], object], define_flags: Callable[[], None], k
     """
     prepare_tensorflow()
     known = set(FLAGS)
+    # A file's name may hold what standard output cannot encode.
+    sys.stdout.reconfigure(errors="backslashreplace")
     define_flags()
     # --help shows what the program's own file defines, and an installed command's file is a few lines of pip's.
     for name in set(FLAGS) - known:
@@ -56,6 +58,21 @@ def require(*names: str) -> None:
 def default_model(scale: float | None) -> str:
     """The preset for an enlargement, or for x2 where it is None."""
     return f"mobile-x{2 if scale is None else int(scale)}"
+
+
+class _Folders(flags.MultiFlag):
+    """Every folder of every occurrence; one whose own name has a comma counts as one."""
+
+    def parse(self, arguments):
+        given = [arguments] if isinstance(arguments, str) else arguments
+        parts = [part for text in given for part in ([text] if os.path.isdir(text) else text.split(","))]
+        super().parse([part.strip() for part in parts if part.strip()])
+
+
+def define_folders(name: str, text: str) -> None:
+    """Defines a flag that is a list of folders, None where it is not given."""
+    text += "; separated by commas, or the flag repeated"
+    flags.DEFINE_flag(_Folders(flags.ArgumentParser(), flags.ArgumentSerializer(), name, None, text))
 
 
 def define_preset_flags() -> None:

@@ -204,16 +204,15 @@ def define_flags():
         "trained DRCNs, separated by commas: presets such as mobile-x2, or .keras files that drcn_keras.train wrote; "
         'or "bicubic" (default: the preset mobile-x2, or that of --scale)',
     )
-    flags.DEFINE_list("data_dir", None, "folders of original images, separated by commas")
+    commands.define_folders("data_dir", "folders of original images")
     flags.DEFINE_list(
         "scale", [], "2, 3 or 4, or several, separated by commas (default: all of the model's; needed for bicubic)"
     )
     flags.DEFINE_boolean(
         "self_ensemble", False, 'average over the eight flips and turns of each image: the field\'s "+" results'
     )
-    flags.DEFINE_list(
+    commands.define_folders(
         "lr_dir",
-        None,
         "folder of LR images to restore as they are, or one for each of --data_dir: 0801.png or 0801x2.png belongs to "
         "0801.png (default: shrink the originals)",
     )

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
@@ -22,12 +23,18 @@ _BUILDING = ".building-"
 def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
     """Calls `write(binary file)` on a new file beside `path` and renames it into place once it is on disk.
 
+    A new file has the mode that the umask leaves; one that is replaced keeps its mode, and its owner where that may be.
+    A symbolic link stays one, what it points to is replaced.
+
     Raises:
-        UserError: no space, a read-only folder; `path` is then as it was.
+        UserError: no space, a read-only folder, a device or a pipe; `path` is then as it was.
     """
-    folder = os.path.dirname(path) or "."
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise UserError(f"{path} could not be written: it is no regular file.")
+    folder = os.path.dirname(target)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=_PARTIAL, suffix=os.path.splitext(path)[1], dir=folder)
+        handle, temporary = tempfile.mkstemp(prefix=_PARTIAL, suffix=os.path.splitext(target)[1], dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 # As long as it is open: `remove_partial` of another process leaves it alone.
@@ -35,8 +42,8 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, path)
+                _take_mode(temporary, target)
+                os.replace(temporary, target)
             # The rename too must be on disk before what it replaces is deleted elsewhere.
             sync(folder)
         except BaseException:
@@ -63,6 +70,20 @@ def write_model(path: str, model: "keras.Model") -> None:
             f"{path} could not be written: {error.strerror or error}; what was there is unchanged."
         ) from error
     write_atomically(path, lambda file: file.write(packed))
+
+
+def _take_mode(temporary, target):
+    """Gives a new file the owner and the mode of what it replaces, or the mode that the umask leaves."""
+    try:
+        replaced = os.stat(target)
+    except FileNotFoundError:
+        umask = os.umask(0o077)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        return
+    with contextlib.suppress(PermissionError):
+        os.chown(temporary, replaced.st_uid, replaced.st_gid)
+    os.chmod(temporary, stat.S_IMODE(replaced.st_mode))
 
 
 def sync(path: str) -> None:

@@ -42,6 +42,9 @@ def load(model: str | os.PathLike, any_size: bool = False) -> DRCN:
         raise UserError(
             f"no model {path}; expected a .keras file that drcn_keras.train wrote, or one of {', '.join(presets())}."
         )
+    with open(path, "rb") as file:
+        if file.read(4) == b"\x89HDF":
+            raise UserError(f"{path} is HDF5 (.h5), Keras's older format, which is not read here; expected .keras.")
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is not a readable DRCN model: it is damaged, or no .keras file.")
     claim()

@@ -17,7 +17,7 @@ from drcn_keras import commands, errors
 from drcn_keras.commands import FLAGS
 
 def define_flags():
-    flags.DEFINE_list("data_dir", [], "folders")
+    commands.define_folders("data_dir", "folders")
     flags.DEFINE_integer("tile", None, "pixels")
     commands.require("data_dir")
 
@@ -104,3 +104,25 @@ def test_flagfiles_of_the_package_are_found_by_name(given, tmp_path):
     inside = training(f"--flagfile={tmp_path / 'own.cfg'}")
     assert inside.returncode == 2
     assert "--preset_flags does not go into a flagfile" in inside.stderr
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "printed"),
+    [("cp1252", "写真", rb"\u5199\u771f"), ("utf-8", "caf\udce9", rb"caf\udce9"), ("utf-8", "写真", "写真".encode())],
+)
+def test_a_name_that_the_output_cannot_encode_is_printed_all_the_same(encoding, name, printed):
+    code = COMMAND.replace("FLAGS.data_dir", json.dumps(name))
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--data_dir=x"],
+        input=b'["fine", ""]',
+        capture_output=True,
+        env={**ENVIRONMENT, "PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == printed + b"\n"
+
+
+def test_folders_are_repeated_or_separated_and_a_comma_may_be_their_own(tmp_path):
+    (tmp_path / "a,b").mkdir()
+    done = command(("fine", ""), f"--data_dir={tmp_path}/a,b", "--data_dir=c,d")
+    assert done.stdout == f"{[f'{tmp_path}/a,b', 'c', 'd']}\n"

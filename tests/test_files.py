@@ -1,4 +1,5 @@
 import os
+import stat
 
 import pytest
 
@@ -57,3 +58,51 @@ def test_a_folder_half_built_is_removed_unless_it_is_being_built(tmp_path):
     with pytest.raises(KeyboardInterrupt), files.folder_being_built(str(tmp_path)):
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+@pytest.fixture
+def umask():
+    """Function that sets the umask for a test."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+def write(path, text="new"):
+    files.write_atomically(str(path), lambda file: file.write(text.encode()))
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path, umask, mask, mode):
+    umask(mask)
+    write(tmp_path / "a")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+    assert os.umask(mask) == mask, "the umask itself was changed"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_a_replaced_file_keeps_its_mode(tmp_path, mode):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "a").chmod(mode)
+    write(tmp_path / "a")
+    assert (tmp_path / "a").read_text() == "new"
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_symbolic_link_stays_one(tmp_path, there):
+    (tmp_path / "far").mkdir()
+    if there:
+        (tmp_path / "far" / "a").write_text("old")
+    (tmp_path / "link").symlink_to("far/a")
+    write(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "a").read_text() == "new"
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["a"]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no regular file"):
+        write(tmp_path / "pipe")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

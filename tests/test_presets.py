@@ -15,6 +15,7 @@ import drcn_keras
 from drcn_keras import inputs, tiling
 from drcn_keras import presets as presets_module
 from drcn_keras.commands import default_model
+from drcn_keras.errors import UserError
 from drcn_keras.evaluation import evaluate
 from drcn_keras.inputs import loaded
 from drcn_keras.presets import path_of, presets
@@ -137,3 +138,9 @@ def test_a_backend_that_is_none_ends_a_command_with_one_line(backend, tmp_path):
     assert "error: KERAS_BACKEND must be one of tensorflow, jax, torch, and installed; it is" in result.stderr
     assert (backend or "jaxx") in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_hdf5_is_named(tmp_path):
+    (tmp_path / "new.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(UserError, match=r"new\.h5 is HDF5 \(\.h5\), Keras's older format, which is not read here"):
+        drcn_keras.load(str(tmp_path / "new.h5"))

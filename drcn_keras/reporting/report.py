@@ -17,7 +17,7 @@ from drcn_keras.commands import FLAGS
 def define_flags():
     """Defines this tool's flags."""
     flags.DEFINE_list("model", [], "trained models or preset names, separated by commas")
-    flags.DEFINE_list("data_dir", [], "folders of test images, separated by commas")
+    commands.define_folders("data_dir", "folders of test images")
     flags.DEFINE_string("output", "", "folder for report.html")
     flags.DEFINE_string("studies", "", "folder that drcn-study wrote to")
     flags.DEFINE_list("runs", [], "folders of trainings whose learning curves to show, separated by commas")

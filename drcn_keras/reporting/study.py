@@ -28,7 +28,7 @@ PAPER_DEPTHS = ["1", "6", "11", "16"]
 def define_flags():
     """Defines this tool's flags and those of drcn_keras.train."""
     flags.DEFINE_string("output", "", "folder for the plot, the CSV and the JSON; trainings go to its subfolder runs/")
-    flags.DEFINE_list("data_dir", [], "folders of test images, separated by commas")
+    commands.define_folders("data_dir", "folders of test images")
     flags.DEFINE_list(
         "model", [], "ensemble, weights: trained models, separated by commas; none: train one with the training flags"
     )
@@ -44,7 +44,7 @@ def main(argv):
     training = _training_flags()
     if study != "weights" and not FLAGS.data_dir:
         raise UserError("--data_dir is required: folders of test images.")
-    for folder in FLAGS.data_dir:
+    for folder in FLAGS.data_dir or []:
         list_images(folder)
     if FLAGS.model and (training or study == "recursions"):
         raise UserError("--model is trained already; it goes with ensemble and weights, and without training flags.")
