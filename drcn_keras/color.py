@@ -16,7 +16,7 @@ _RGB_FROM_XYZ = np.linalg.inv(
 )
 
 
-def fitting_profile(icc_profile, pixels):
+def fitting_profile(icc_profile: bytes | None, pixels: np.ndarray) -> bytes | None:
     """The colour profile where it is for pixels like these, gray or RGB, with or without alpha; None elsewhere.
 
     Args:

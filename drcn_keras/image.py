@@ -3,9 +3,15 @@
 NumPy alone. Arrays are (height, width) or (height, width, channels).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 SCALES = (2, 3, 4)  # The enlargements that the field measures.
+
+Factor = float | Sequence[float]  # For both axes, or for height and width.
+Window = tuple[slice, slice]  # Rows and columns.
+WHOLE = (slice(None), slice(None))
 
 
 # ITU-R BT.601 as MATLAB's rgb2ycbcr uses it: rows Y, Cb, Cr; columns R, G, B; for values in [0, 1].
@@ -18,22 +24,22 @@ _YCBCR_OFFSET = np.array([16.0, 128.0, 128.0]) / 255.0
 _RGB_FROM_YCBCR = np.linalg.inv(_YCBCR_FROM_RGB)
 
 
-def rgb_to_ycbcr(rgb):
+def rgb_to_ycbcr(rgb: np.ndarray) -> np.ndarray:
     """MATLAB's rgb2ycbcr. (..., 3) in [0, 1] to float64 (..., 3), Y in [16/255, 235/255]; not rounded."""
     return np.asarray(rgb, np.float64) @ _YCBCR_FROM_RGB.T + _YCBCR_OFFSET
 
 
-def ycbcr_to_rgb(ycbcr):
+def ycbcr_to_rgb(ycbcr: np.ndarray) -> np.ndarray:
     """The exact inverse of `rgb_to_ycbcr`: (..., 3) to float64 (..., 3), not clipped."""
     return (np.asarray(ycbcr, np.float64) - _YCBCR_OFFSET) @ _RGB_FROM_YCBCR.T
 
 
-def luma_plane(red, green, blue):
+def luma_plane(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
     """Y of MATLAB's rgb2ycbcr from three planes in [0, 1]: float64 in [16/255, 235/255], not rounded."""
     return sum(weight * plane for weight, plane in zip(_YCBCR_FROM_RGB[0], (red, green, blue), strict=True)) + 16 / 255
 
 
-def brightened(rgb, change):
+def brightened(rgb: np.ndarray, change: np.ndarray) -> list[np.ndarray]:
     """The planes of an RGB image after its Y has risen by `change`, with Cb and Cr as they were.
 
     Y of a gray is 219/255 of it, and its chroma 0: so a change of Y is the same change of red, green and blue.
@@ -41,7 +47,7 @@ def brightened(rgb, change):
     return [plane + change * (255 / 219) for plane in rgb]
 
 
-def luma(image):
+def luma(image: np.ndarray) -> np.ndarray:
     """The Y that the field measures on.
 
     Args:
@@ -55,39 +61,39 @@ def luma(image):
     return np.round(255.0 * rgb_to_ycbcr(image / 255.0)[..., 0]).astype(np.uint8)
 
 
-def mod_crop(image, scale):
+def mod_crop(image: np.ndarray, scale: int) -> np.ndarray:
     """Cuts the bottom and right so that both sides are multiples of `scale`."""
     height, width = image.shape[:2]
     return image[: height - height % scale, : width - width % scale]
 
 
-def turned(image, turn):
+def turned(image: np.ndarray, turn: int) -> np.ndarray:
     """One of the square's eight symmetries: `turn` in 0..7, quarter turns and, from 4 on, a flip."""
     image = np.rot90(image, turn % 4)
     return image[:, ::-1] if turn >= 4 else image
 
 
-def unturned(image, turn):
+def unturned(image: np.ndarray, turn: int) -> np.ndarray:
     """Undoes `turned`."""
     return np.rot90(image[:, ::-1] if turn >= 4 else image, -(turn % 4))
 
 
-def shave(image, border):
+def shave(image: np.ndarray, border: int) -> np.ndarray:
     """Cuts `border` pixels off every side."""
     return image[border : image.shape[0] - border, border : image.shape[1] - border]
 
 
-def shrink(image, scale):
+def shrink(image: np.ndarray, scale: int) -> np.ndarray:
     """MATLAB's imresize(image, 1/scale, 'bicubic'): antialiased, symmetric border, not clipped."""
     return bicubic(image, 1.0 / scale)
 
 
-def enlarge(image, scale, window=(slice(None), slice(None))):
+def enlarge(image: np.ndarray, scale: Factor, window: Window = WHOLE) -> np.ndarray:
     """MATLAB's imresize(image, scale, 'bicubic'): symmetric border, not clipped. Arguments as in `bicubic`."""
     return bicubic(image, scale, window)
 
 
-def bicubic(image, factor, window=(slice(None), slice(None))):
+def bicubic(image: np.ndarray, factor: Factor, window: Window = WHOLE) -> np.ndarray:
     """Resizes as MATLAB's imresize does, with a cubic kernel of a = -0.5 (Keys, 1981).
 
     Shrinking widens the kernel by 1/factor (antialiasing); the border is mirrored with its edge pixel
@@ -121,14 +127,14 @@ def bicubic(image, factor, window=(slice(None), slice(None))):
     return resized
 
 
-def as_scales(scale):
+def as_scales(scale: int | Sequence[int] | None) -> tuple[int, ...]:
     """One enlargement, several of them or None, as a tuple."""
     if scale is None:
         return ()
-    return tuple(scale) if isinstance(scale, (list, tuple)) else (scale,)
+    return tuple(scale) if isinstance(scale, Sequence) else (scale,)
 
 
-def are_scales(scale):
+def are_scales(scale: int | Sequence[int] | None) -> bool:
     """Whether `scale` is 2, 3 or 4, or several of them, ascending."""
     scales = as_scales(scale)
     return (
@@ -136,12 +142,12 @@ def are_scales(scale):
     )
 
 
-def both(factor):
+def both(factor: Factor) -> tuple[float, float]:
     """A factor for height and one for width, from one number or two."""
     return tuple(factor) if isinstance(factor, (tuple, list)) else (factor, factor)
 
 
-def resized_side(length, factor):
+def resized_side(length: int, factor: float) -> int:
     """Pixels of a side after `bicubic`: MATLAB's ceil(factor * length), free of the product's rounding error."""
     return int(np.ceil(length * factor - 1e-9))
 

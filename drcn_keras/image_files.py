@@ -62,7 +62,7 @@ def list_images(folder: str, recursive: bool = False) -> list[str]:
     return paths
 
 
-def image_folders(folder):
+def image_folders(folder: str) -> list[str]:
     """Every folder that holds images, from `folder` downward; hidden ones and links to folders are left out.
 
     Returns:

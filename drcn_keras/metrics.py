@@ -1,5 +1,7 @@
 """PSNR and SSIM as the super-resolution field reports them: on 8-bit Y, the border left out."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from skimage.metrics import structural_similarity
 
@@ -9,7 +11,7 @@ from drcn_keras.image import luma, shave
 SSIM_WINDOW = 11
 
 
-def eight_bit(image):
+def eight_bit(image: np.ndarray) -> np.ndarray:
     """[0, 1] to uint8 0 to 255: clipped and rounded, never truncated. Any shape; channels-last of 1 is dropped."""
     image = np.asarray(image, np.float64)
     if image.ndim == 3 and image.shape[2] == 1:
@@ -17,7 +19,7 @@ def eight_bit(image):
     return np.round(255.0 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
 
 
-def comparable(image, scale):
+def comparable(image: np.ndarray, scale: int) -> np.ndarray:
     """What the field compares: 8-bit Y without a border of `scale` pixels.
 
     Args:
@@ -30,7 +32,7 @@ def comparable(image, scale):
     return shave(luma(eight_bit(image)), scale)
 
 
-def measured_psnr(hr, sr, scale):
+def measured_psnr(hr: np.ndarray, sr: np.ndarray, scale: int) -> float:
     """PSNR under the field's protocol: clipped, rounded to 8 bit, on Y, `scale` border pixels left out.
 
     Args:
@@ -44,7 +46,7 @@ def measured_psnr(hr, sr, scale):
     return psnr(comparable(hr, scale), comparable(sr, scale))
 
 
-def psnr(hr, sr):
+def psnr(hr: np.ndarray, sr: np.ndarray) -> float:
     """Peak signal-to-noise ratio.
 
     Args:
@@ -63,7 +65,7 @@ def psnr(hr, sr):
     return float(10.0 * np.log10(255.0**2 / error)) if error > 0 else float("inf")
 
 
-def mean_psnr(rows):
+def mean_psnr(rows: Sequence[Sequence[float]] | np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Means that one flat image, restored exactly, does not make infinite.
 
     Args:
@@ -79,7 +81,7 @@ def mean_psnr(rows):
     return rows[~exact if not exact.all() else ...].mean(axis=0), np.flatnonzero(exact).tolist()
 
 
-def ssim(hr, sr):
+def ssim(hr: np.ndarray, sr: np.ndarray) -> float:
     """Structural similarity (Wang et al., 2004) with its authors' settings: Gaussian window, sigma 1.5.
 
     Args:

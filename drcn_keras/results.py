@@ -10,7 +10,7 @@ from drcn_keras.published import is_off, published
 _COLUMNS = ("name", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim")
 
 
-def table(result, label):
+def table(result: dict, label: str) -> str:
     """What the command prints of one result: the rows of bicubic, the model, the paper, and every recursion."""
     mean = result["mean"]
     rows = [("bicubic", mean["bicubic_psnr"], mean["bicubic_ssim"])]
@@ -35,7 +35,7 @@ def table(result, label):
     return "\n".join(lines)
 
 
-def to_json(results):
+def to_json(results: dict) -> str:
     """The results as JSON text. Infinity, the PSNR of equal images, has no JSON number and becomes null."""
 
     def finite(value):
@@ -48,7 +48,7 @@ def to_json(results):
     return json.dumps(finite(results), indent=2, allow_nan=False) + "\n"
 
 
-def to_csv(results):
+def to_csv(results: dict) -> str:
     """The results, each with its "model", as CSV text: a line for every image; PSNR in dB, inf for equal images."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -8,7 +8,7 @@ SMALLEST, LARGEST = 1.1, 4.0
 STRETCH = 0.02
 
 
-def check_factor(factor):
+def check_factor(factor: float | None) -> None:
     """Raises UserError unless `factor`, where it is not None, is one that some network enlarges by."""
     if factor is not None and not SMALLEST <= factor <= LARGEST:
         raise UserError(f"expected an enlargement from {SMALLEST} to {LARGEST:g}; received x{factor:.4g}.")

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from drcn_keras.errors import UserError
-from drcn_keras.image import both, brightened, enlarge, luma_plane, resized_side, turned, unturned
+from drcn_keras.image import Window, both, brightened, enlarge, luma_plane, resized_side, turned, unturned
 from drcn_keras.precision import chosen
 from drcn_keras.process import claim
 from drcn_keras.transparency import extend_colors, reach
@@ -147,7 +147,7 @@ def restoring(network, self_ensemble=False):
     def averaged(ilr):
         # Height and width first, as `unturned` wants them; a network may put other axes before them.
         answers = (np.moveaxis(run(turned(ilr, turn)), (-3, -2), (0, 1)) for turn in range(8))
-        mean = sum(unturned(answer, turn) for turn, answer in enumerate(answers)) / np.float32(8)
+        mean = np.asarray(sum(unturned(answer, turn) for turn, answer in enumerate(answers))) / np.float32(8)
         return np.moveaxis(mean, (0, 1), (-3, -2))
 
     return averaged if self_ensemble else run
@@ -196,7 +196,7 @@ def default_tile(model, maps):
     return max(min(side, _LARGEST_TILE), 4 * model.halo)
 
 
-def tiles(height, width, tile, halo):
+def tiles(height: int, width: int, tile: int, halo: int) -> list[tuple[Window, Window, Window]]:
     """Cuts an image into overlapping windows of one size.
 
     The network pads with zeros at the border of what it is given. A window therefore ends at the image's own

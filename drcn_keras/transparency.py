@@ -8,7 +8,7 @@ _KERNEL_REACH = 2  # Pixels on either side that bicubic interpolation draws on.
 NEIGHBOURS = [(row, column) for row in (0, 1, 2) for column in (0, 1, 2) if (row, column) != (1, 1)]
 
 
-def reach(halo, factor):
+def reach(halo: int, factor: float) -> int:
     """How many low-resolution pixels around a visible one can change the result where it is visible.
 
     Twice the bicubic kernel, that of the transparency and that of the colours, and the network's halo between them.
@@ -16,7 +16,7 @@ def reach(halo, factor):
     return 2 * math.ceil(_KERNEL_REACH / min(factor, 1)) + math.ceil(halo / factor)
 
 
-def extend_colors(pixels, distance):
+def extend_colors(pixels: np.ndarray, distance: int) -> np.ndarray:
     """Replaces the colours of transparent pixels by those of the visible ones beside them.
 
     Enlarging draws on neighbours. What lies under full transparency is arbitrary, black most often, and would come

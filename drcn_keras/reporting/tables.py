@@ -106,7 +106,7 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
     return {model: measured.label(model) if labels[measured.label(model)] == 1 else model for model in models}
 
 
-def family(name):
+def family(name: str) -> str:
     """A model's name without its scale: mobile for mobile-x2."""
     return re.sub(r"[-_]?x[234]+$", "", name) or name
 
