@@ -21,6 +21,7 @@ from drcn_keras import commands
 from drcn_keras.commands import FLAGS
 from drcn_keras.connections import Gone, check_server, connect, retried
 from drcn_keras.errors import ArgumentError, UserError
+from drcn_keras.files import make_folder
 from drcn_keras.image_files import list_images, pixels_in, read_pixels
 from drcn_keras.image_writing import write_image, write_pixels
 
@@ -131,7 +132,6 @@ def plan(source: str, output: str, overwrite: bool) -> list[tuple[str, str]]:
         sources[target] = path
         if overwrite or not os.path.exists(target):
             jobs.append((path, target))
-    os.makedirs(output, exist_ok=True)
     return jobs
 
 
@@ -185,6 +185,7 @@ def main(argv):
     connection = connect(FLAGS.server, FLAGS.model_name, FLAGS.version, FLAGS.timeout, max_bytes)
     with contextlib.closing(connection):
         check_server(connection, FLAGS.retries)
+        make_folder(os.path.dirname(jobs[0][1]) or ".")
         upscale_files(
             jobs,
             lambda contents: retried(lambda: connection.upscale(contents), FLAGS.retries),

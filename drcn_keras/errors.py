@@ -27,7 +27,9 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'drcn_keras[{name}]'.") from error
+        raise UserError(
+            f"{(error.name or str(error)).split('.')[0]} is not installed: pip install 'drcn_keras[{name}]'."
+        ) from error
 
 
 @contextlib.contextmanager

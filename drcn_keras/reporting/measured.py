@@ -4,10 +4,13 @@ import itertools
 import logging
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import drcn_keras
 from drcn_keras import card
-from drcn_keras.model import DRCN
+
+if TYPE_CHECKING:
+    from drcn_keras.model import DRCN
 
 
 def label(name: str) -> str:
@@ -16,7 +19,7 @@ def label(name: str) -> str:
     return os.path.basename(os.path.dirname(os.path.abspath(name))) if stem == "best" else stem
 
 
-def description(name: str, model: DRCN) -> str:
+def description(name: str, model: "DRCN") -> str:
     """One phrase: the model's size and, where its card tells, its training."""
     text = f"{label(name)}: F={model.filters}, D={model.recursions}"
     if model.scale is None:
@@ -27,7 +30,7 @@ def description(name: str, model: DRCN) -> str:
     return text
 
 
-def scales(model: DRCN) -> str:
+def scales(model: "DRCN") -> str:
     """The enlargements of a model, such as "x2" or "x2, x3, x4"."""
     return ", ".join(f"x{scale}" for scale in model.scales)
 
@@ -38,7 +41,7 @@ def images(made: dict) -> str:
     return f"{count} image{'s' * (count != 1)} of {' and '.join(made['train_sets'])}"
 
 
-def measure(name: str, model: DRCN, data_dir: Sequence[str], save_images: str | None = None) -> list[dict]:
+def measure(name: str, model: "DRCN", data_dir: Sequence[str], save_images: str | None = None) -> list[dict]:
     """Measures one model on several folders of test images, with a progress bar.
 
     Args:

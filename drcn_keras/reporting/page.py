@@ -19,6 +19,7 @@ import drcn_keras
 from drcn_keras import card, image_files
 from drcn_keras.errors import UserError
 from drcn_keras.files import make_folder, write_atomically
+from drcn_keras.inputs import loaded
 from drcn_keras.reporting import measured, pictures, plots, tables
 from drcn_keras.reporting.pictures import data_uri
 from drcn_keras.settings import Settings, as_json, spelled
@@ -79,7 +80,7 @@ def report(
         "studies": _studies(studies) if studies else [],
         "image_columns": IMAGE_COLUMNS,
     }
-    networks = {name: drcn_keras.load(model) for model, name in names.items()}
+    networks = {name: loaded(model) for model, name in names.items()}
     make_folder(output)
     with tempfile.TemporaryDirectory() as folder:
         results = _measure(names, networks, data_dir, folder)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import drcn_keras
 from drcn_keras import card, errors
 from drcn_keras.files import write_atomically
+from drcn_keras.inputs import loaded
 from drcn_keras.reporting import measured, plots
 
 
@@ -36,7 +37,7 @@ def recursions(output: str, data_dir: Sequence[str], depths: Sequence[int], trai
         print(f"[{index}/{len(depths)}] recursions = {depth}", file=sys.stderr)
         best = train_model(run, [*training, f"--recursions={depth}"])
         cards.append({**card.read(best), "epochs": _epochs(run)})
-        for result in measured.measure(best, drcn_keras.load(best), data_dir):
+        for result in measured.measure(best, loaded(best), data_dir):
             rows.append(
                 {key: result[key] for key in ("dataset", "scale")}
                 | {"recursions": depth, "parameters": cards[-1]["parameters"]}
@@ -60,7 +61,7 @@ def ensemble(output: str, data_dir: Sequence[str], models: Sequence[str]) -> Non
     """
     results, rows, sizes = [], [], []
     for name in models:
-        model = drcn_keras.load(name)
+        model = loaded(name)
         sizes.append(measured.description(name, model))
         results += measured.measure(name, model, data_dir)
     for result in results:
@@ -82,13 +83,11 @@ def weights(output: str, models: Sequence[str]) -> None:
     Raises:
         UserError: a model is wrong.
     """
-    import keras
-
     learned, sizes = [], []
     for name in models:
-        model = drcn_keras.load(name)
+        model = loaded(name)
         sizes.append(measured.description(name, model))
-        values = keras.ops.convert_to_numpy(model.ensemble_weights).tolist()
+        values = model.get_layer("ensemble").get_weights()[0].tolist()
         learned.append({"model": measured.label(name), "scales": measured.scales(model), "weights": values})
     rows = [
         {"model": entry["model"], "scales": entry["scales"], "recursion": depth, "weight": weight}

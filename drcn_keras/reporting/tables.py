@@ -3,10 +3,13 @@
 import collections
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from drcn_keras.model import DRCN
 from drcn_keras.published import complaints, published
 from drcn_keras.reporting import measured
+
+if TYPE_CHECKING:
+    from drcn_keras.model import DRCN
 
 OTHERS = ["A+", "RFL", "SelfEx", "SRCNN", "DRCN"]  # The published methods beside bicubic, DRCN last.
 
@@ -111,7 +114,7 @@ def family(name: str) -> str:
     return re.sub(r"[-_]?x[234]+$", "", name) or name
 
 
-def families(networks: dict[str, DRCN]) -> dict[str, str]:
+def families(networks: "dict[str, DRCN]") -> dict[str, str]:
     """The column of each model in the benchmark table: its family, or itself where that would be ambiguous."""
     cells = [(family(name), scale) for name, network in networks.items() for scale in network.scales]
     return {name: family(name) if len(set(cells)) == len(cells) else name for name in networks}
