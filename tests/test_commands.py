@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from kit import ENVIRONMENT, ROOT
+from PIL import Image
 
 from drcn_keras import errors
 
@@ -61,7 +62,7 @@ def command(given, *arguments):
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(given, arguments, code, line):
-    done = command(given, "--data_dir=a,b", *arguments)
+    done = command(given, *([] if "--data_dir=" in arguments else ["--data_dir=a,b"]), *arguments)
     assert (done.returncode, done.stderr, done.stdout) == (code, f"-c: error: {line}\n", "")
 
 
@@ -126,3 +127,21 @@ def test_folders_are_repeated_or_separated_and_a_comma_may_be_their_own(tmp_path
     (tmp_path / "a,b").mkdir()
     done = command(("fine", ""), f"--data_dir={tmp_path}/a,b", "--data_dir=c,d")
     assert done.stdout == f"{[f'{tmp_path}/a,b', 'c', 'd']}\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "home", "extra", "arguments"),
+    [
+        ("jinja2", "drcn_keras.reporting.report", "report", ["--model=mobile-x2", "--data_dir=IN", "--output=OUT"]),
+        ("matplotlib", "drcn_keras.reporting.study", "report", ["weights", "--model=mobile-x2", "--output=OUT"]),
+        ("requests", "drcn_keras.client", "serving", ["IN", "--output=OUT"]),
+    ],
+)
+def test_a_missing_extra_is_one_line_that_names_it(missing, home, extra, arguments, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom {home} import run; run()"
+    arguments = [text.replace("IN", str(tmp_path)).replace("OUT", str(tmp_path / "out")) for text in arguments]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 1
+    assert done.stderr == f"-c: error: {missing} is not installed: pip install 'drcn_keras[{extra}]'.\n"
+    assert not (tmp_path / "out").exists()
