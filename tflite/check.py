@@ -2,7 +2,7 @@
 
     python tflite/check.py MODEL.tflite [MORE.tflite ...] [--json=FILE]
 
-Reads the manifest (.json) and golden vectors (.npz) that tools/export_tflite.py writes beside each model. Needs
+Reads the manifest (.json) and golden vectors (.npz) that drcn-export-tflite writes beside each model. Needs
 Python, NumPy and ai-edge-litert (or tflite-runtime); it loads neither TensorFlow, Keras nor drcn_keras.
 Exit code 0: every gate holds. 1: one fails. 2: it could not be run.
 """

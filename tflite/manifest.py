@@ -81,7 +81,7 @@ def read_manifest(model):
         raise CannotRun(f"{model}: no such model file.")
     path = beside(model, ".json")
     if not os.path.isfile(path):
-        raise CannotRun(f"{path}: no manifest beside the model; tools/export_tflite.py writes one.")
+        raise CannotRun(f"{path}: no manifest beside the model; drcn-export-tflite writes one.")
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
@@ -120,7 +120,7 @@ def read_golden(model):
     """
     path = beside(model, ".npz")
     if not os.path.isfile(path):
-        raise CannotRun(f"{path}: no golden vectors beside the model; tools/export_tflite.py writes them.")
+        raise CannotRun(f"{path}: no golden vectors beside the model; drcn-export-tflite writes them.")
     try:
         with np.load(path, allow_pickle=False) as file:
             golden = {key: file[key] for key in ("names", "inputs", "float_outputs", "outputs")}

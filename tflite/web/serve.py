@@ -91,7 +91,7 @@ def list_exports(folder):
             found[name] = {key: manifest[key] for key in ("mode", "pipeline")}
             found[name] |= {"limits": limits_of(manifest), "refused": refusal(manifest)}
     if not found:
-        raise CannotRun(f"{folder}: no .tflite with its .json and .npz; tools/export_tflite.py writes all three.")
+        raise CannotRun(f"{folder}: no .tflite with its .json and .npz; drcn-export-tflite writes all three.")
     return found
 
 
