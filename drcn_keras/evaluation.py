@@ -236,7 +236,11 @@ def define_flags():
 def main(argv):
     commands.refuse_arguments(argv)
     files = [(path, written) for path, written in ((FLAGS.json, to_json), (FLAGS.csv, to_csv)) if path]
+    if len(files) == 2 and os.path.realpath(FLAGS.json) == os.path.realpath(FLAGS.csv):
+        raise UserError(f"--json and --csv are the same file, {FLAGS.json}; expected two.")
     for path, _ in files:
+        if os.path.isdir(path):
+            raise UserError(f"{path} is a folder; expected a file.")
         if os.path.exists(path) and not FLAGS.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it.")
         make_folder(os.path.dirname(path) or ".")

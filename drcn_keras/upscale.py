@@ -1,4 +1,8 @@
-"""The command `python -m drcn_keras.upscale`; in Python `drcn_keras.upscale` is the function in `upscaling`."""
+"""Upscales photographs: `python -m drcn_keras.upscale IN... --output=DIR_OR_FILE`.
+
+IN is an image or a folder of images. One image may go to a file, whose suffix tells the format; several go to a
+folder. In Python `drcn_keras.upscale` is a function, of `upscaling`.
+"""
 
 from drcn_keras.upscaling import run
 

@@ -352,6 +352,8 @@ def test_command_ends_in_one_line(tmp_path):
         (["--model=bicubic", f"--data_dir={tmp_path}", "--scale=2"], "no image in this folder"),
         ([f"--data_dir={tmp_path}", "--scale=8"], "--scale must be 2, 3 or 4; received 8"),
         (["--model=none.keras", f"--data_dir={tmp_path / 'missing'}"], "missing: expected a folder"),
+        (["--data_dir=any", f"--csv={tmp_path}"], "is a folder; expected a file"),
+        (["--data_dir=any", f"--csv={tmp_path}/a", f"--json={tmp_path}/b/../a"], "--json and --csv are the same file"),
     ]:
         done = command(*arguments)
         assert done.returncode != 0
