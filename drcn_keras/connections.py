@@ -113,7 +113,7 @@ class GrpcConnection:
     def __init__(self, address: str, name: str, version: int | None, timeout: float, max_bytes: int) -> None:
         # The messages need TensorFlow, which takes seconds to load: REST users do not wait for it.
         prepare_tensorflow()
-        with errors.extra("serving"):
+        with errors.extra("serving"), errors.tensorflow_notices_hidden():
             import grpc
             from tensorflow_serving.apis import get_model_metadata_pb2 as metadata
             from tensorflow_serving.apis import get_model_status_pb2 as status
