@@ -193,7 +193,9 @@ def matrix_peaks(rounds: int) -> dict[str, float]:
     peaks = {}
     for dtype in ("float32", "bfloat16"):
         matrix = ops.ones((MATRIX, MATRIX), dtype=dtype)
-        seconds = interleaved({dtype: lambda matrix=matrix: np.asarray(ops.matmul(matrix, matrix)[0, 0])}, rounds)
+        seconds = interleaved(
+            {dtype: lambda matrix=matrix: np.asarray(ops.cast(ops.matmul(matrix, matrix)[0, 0], "float32"))}, rounds
+        )
         peaks[dtype] = 2 * MATRIX**3 / min(seconds[dtype])
     return peaks
 
