@@ -62,3 +62,13 @@ def test_a_thin_model_keeps_its_choice():
     model = DRCN(recursions=4, filters=2)
     model.ensemble_weights.assign([0.5, 0.5, 0.0, 0.0])
     assert benchmark_inference.ensembles(model, 4) == {"full": [1, 2, 3, 4], "thin": [1, 2]}
+
+
+def test_shares_are_of_the_matrix_product_in_the_same_precision():
+    products = {f"matrix product 2048^3, Keras {name}": 2048**3 for name in ("float32", "bfloat16")}
+    macs = {"net, Keras bfloat16": 2048**3 / 4, **products}
+    seconds = dict(zip(macs, ([0.5, 0.7, 2.0], [1.0], [0.25]), strict=True))
+    rows = benchmark_inference.table(seconds, macs).splitlines()
+    # Half a second for a quarter of what takes a quarter of a second: an eighth of the peak. 2 * 2048^3 / 4 / 0.5 s.
+    assert rows[1].split() == ["net,", "Keras", "bfloat16", "500.0", "700.0", "1.00", "9", "12%"]
+    assert rows[2].split()[-2:] == ["17", "100%"]

@@ -186,23 +186,28 @@ def interleaved(contenders: dict, rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def matrix_peaks(rounds: int) -> dict[str, float]:
-    """Floating-point operations per second of large matrix products in each precision, the best of some."""
+def matrix_contenders() -> dict:
+    """{name of a precision: a large matrix product in it}, to hold the networks against."""
     from keras import ops
 
-    peaks = {}
-    for dtype in ("float32", "bfloat16"):
+    def product(dtype):
         matrix = ops.ones((MATRIX, MATRIX), dtype=dtype)
-        seconds = interleaved(
-            {dtype: lambda matrix=matrix: np.asarray(ops.cast(ops.matmul(matrix, matrix)[0, 0], "float32"))}, rounds
-        )
-        peaks[dtype] = 2 * MATRIX**3 / min(seconds[dtype])
-    return peaks
+        return lambda: np.asarray(ops.cast(ops.matmul(matrix, matrix)[0, 0], "float32"))
+
+    return {f"matrix product {MATRIX}^3, Keras {dtype}": product(dtype) for dtype in ("float32", "bfloat16")}
 
 
-def table(seconds: dict, macs: dict, peaks: dict) -> str:
-    """Lines of text: best and median, the ratio to the first row's best, GFLOP/s and the share of the peak."""
+def table(seconds: dict, macs: dict) -> str:
+    """Lines of text: best and median, the ratio to the first row's best, GFLOP/s and the share of the matrix product's.
+
+    Args:
+        seconds: of `interleaved`.
+        macs: {name: multiply-accumulates of one run}, where they are known; the share is told where the matrix products
+            of `matrix_contenders` ran too.
+    """
     first = min(next(iter(seconds.values())))
+    products = [name for name in seconds if name.startswith("matrix product")]
+    peaks = {name.rsplit(" ", 1)[1]: 2 * macs[name] / min(seconds[name]) for name in products}
     lines = [f"{'':52} {'best ms':>8} {'median':>8} {'ratio':>6} {'GFLOP/s':>8} {'of peak':>7}"]
     for name, times in seconds.items():
         best = min(times)
@@ -245,14 +250,14 @@ def benchmark(model, side: int, photograph: tuple[int, int], rounds: int, output
         if name.startswith(f"drcn {kind},")
     }
     others, other_macs = other_contenders(model.scale, side)
-    peaks = matrix_peaks(rounds)
+    products = matrix_contenders()
+    macs |= other_macs | dict.fromkeys(products, MATRIX**3)
     said = [f"the network alone, {side}x{side} pixels of the result; thin: recursions {kinds['thin']}"]
-    said += [f"matrix product {MATRIX}^3: " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in peaks.items())]
-    said += [table(interleaved(contenders | others, rounds), macs | other_macs, peaks), *missing]
+    said += [table(interleaved(contenders | others | products, rounds), macs), *missing]
     if all(photograph):
         whole = upscale_contenders(models, *photograph)
         said += ["", f"drcn_keras.upscale, {photograph[0]}x{photograph[1]} RGB, x{model.scale}, end to end"]
-        said += [table(interleaved(whole, max(1, rounds // 3)), {}, {})]
+        said += [table(interleaved(whole, max(1, rounds // 3)), {})]
     return "\n".join(said)
 
 
