@@ -35,8 +35,13 @@ def launch(count, arguments):
         subprocess.Popen(command, env={**os.environ, "TF_CONFIG": tf_config(addresses, index)})
         for index in range(count)
     ]
+
+    def pass_on(number, frame):
+        for process in processes:
+            process.send_signal(number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: [process.send_signal(number) for process in processes])
+        signal.signal(number, pass_on)
     return [process.wait() for process in processes]
 
 

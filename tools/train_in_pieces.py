@@ -25,7 +25,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from drcn_keras import errors
+from drcn_keras import commands
+from drcn_keras.commands import FLAGS
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
 from drcn_keras.files import make_folder, write_atomically
@@ -35,18 +36,12 @@ PART = "state-{:03d}"
 PART_BYTES = 15 * 2**20
 MANIFEST = "state.json"
 
-flags.DEFINE_list("train_dir", [], "pack: folders of training photographs, separated by commas")
-flags.DEFINE_string("images", None, "file of the packed photographs", required=True)
-flags.DEFINE_string("state", "", "piece: folder with the parts of the run's state; none there: a new run")
-flags.DEFINE_string("output", "", "piece: folder for the parts of the new state")
-flags.DEFINE_float("minutes", 8.0, "piece: how long to train", lower_bound=0.0)
-
 
 def pack(folders, path):
     """Writes the images of `folders` to the file `path`, uint8 as `image_files.read_image` gives them."""
     images = {os.path.basename(name): read_image(name) for name in list_folders(folders)}
     packed = io.BytesIO()
-    np.savez_compressed(packed, **images)
+    np.savez_compressed(packed, allow_pickle=False, **images)
     make_folder(os.path.dirname(path) or ".")
     write_atomically(path, lambda file: file.write(packed.getbuffer()))
     return len(images)
@@ -127,17 +122,26 @@ def join(state, run):
         archive.extractall(run, filter="data")
 
 
+def define_flags():
+    flags.DEFINE_list("train_dir", [], "pack: folders of training photographs, separated by commas")
+    flags.DEFINE_string("images", None, "file of the packed photographs", required=True)
+    flags.DEFINE_string("state", "", "piece: folder with the parts of the run's state; none there: a new run")
+    flags.DEFINE_string("output", "", "piece: folder for the parts of the new state")
+    flags.DEFINE_float("minutes", 8.0, "piece: how long to train", lower_bound=0.0)
+
+
 def main(argv):
-    given = flags.FLAGS
     if len(argv) < 2 or argv[1] not in ("pack", "piece"):
         raise UserError(f"expected pack or piece; received {' '.join(argv[1:]) or 'nothing'}.")
     if argv[1] == "pack":
-        print(f"{pack(given.train_dir, given.images)} photographs in {given.images}")
+        if not FLAGS.train_dir:
+            raise UserError("--train_dir is required: folders of photographs to pack.")
+        print(f"{pack(FLAGS.train_dir, FLAGS.images)} photographs in {FLAGS.images}")
         return
-    if not given.output:
+    if not FLAGS.output:
         raise UserError("--output is required: a folder for the new state.")
-    piece(given.images, given.state, given.output, given.minutes, argv[2:])
+    piece(FLAGS.images, FLAGS.state, FLAGS.output, FLAGS.minutes, argv[2:])
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    commands.run(main, define_flags)
