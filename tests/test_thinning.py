@@ -4,6 +4,7 @@ import pytest
 
 from drcn_keras.data import Pair
 from drcn_keras.image import shrink
+from drcn_keras.safekeeping import average_weights
 from drcn_keras.thinning import Thinning
 
 
@@ -11,6 +12,7 @@ from drcn_keras.thinning import Thinning
 def model(random_drcn):
     model = random_drcn(recursions=3, filters=4)
     optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5)
+    average_weights(optimizer)
     model.compile(optimizer=optimizer)
     return model
 
