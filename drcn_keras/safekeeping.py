@@ -145,14 +145,24 @@ def averaged(model: keras.Model) -> Iterator[None]:
     if not model.optimizer.use_ema:
         yield
         return
-    kept = [ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+    kept = _copies(model)
     # The class's own: `average_weights` has hidden it.
     type(model.optimizer).finalize_variable_values(model.optimizer, model.trainable_variables)
+    _assign(model, _copies(model))
     try:
         yield
     finally:
-        for variable, value in zip(model.trainable_variables, kept, strict=True):
-            variable.assign(value)
+        _assign(model, kept)
+
+
+def _copies(model):
+    """Arrays of their own: under JAX the averages would share a buffer with the weights, which `predict` gives away."""
+    return [np.array(ops.convert_to_numpy(variable)) for variable in model.trainable_variables]
+
+
+def _assign(model, values):
+    for variable, value in zip(model.trainable_variables, values, strict=True):
+        variable.assign(value)
 
 
 def _steps_done(model):

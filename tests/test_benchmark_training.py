@@ -19,6 +19,12 @@ def test_operations_of_a_step_by_hand(filters, recursions, channels, expected):
     assert training_operations(filters, recursions, channels, patch_size=1) == expected
 
 
+def test_a_thin_ensemble_spares_what_it_does_not_reconstruct():
+    # One filter: the embedding's two, inference twice, and once the two of the reconstruction.
+    expected = 2 * 9 * (2 + 3 * 5)
+    assert training_operations(1, 9, patch_size=1, outputs=(2,)) == expected
+
+
 def test_the_papers_network_costs_what_its_layers_say():
     # 17,974 GMAC for a forward pass over 1280x720; forward and backward is three times that, less the first layer.
     forward = training_operations(256, 16, patch_size=1) / 2 / 3 + 9 * 256 / 3

@@ -16,7 +16,7 @@ from absl import flags
 from drcn_keras import commands
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
-from drcn_keras.precision import define_precision, layer_policy
+from drcn_keras.precision import chosen, define_precision, layer_policy
 
 # Shape and patches a step, as in the flagfiles.
 PRESETS = {
@@ -28,22 +28,26 @@ MODES = ("eager", "graph", "xla")
 PATCH_SIZE = 41
 
 
-def training_operations(filters, recursions, channels=1, patch_size=PATCH_SIZE):
+def training_operations(filters, recursions, channels=1, patch_size=PATCH_SIZE, outputs=()):
     """Floating-point operations of one training step on one patch: two for each multiply-accumulate.
 
     Counts the 3x3 convolutions: forward once, backward twice (towards the input and the kernel; the first layer
     has no gradient towards its input). All taps count, those on the zero border too, as is usual.
 
+    Args:
+        outputs: the recursions that are reconstructed, where it is not all of them.
+
     Returns:
         int.
     """
+    reconstructed, computed = (len(outputs), max(outputs)) if outputs else (recursions, recursions)
     first = channels * filters
-    hidden = filters * filters * (1 + recursions * 2)  # The second embedding; inference and reconstruction D times.
-    last = filters * channels * recursions
+    hidden = filters * filters * (1 + computed + reconstructed)  # The second embedding, inference, reconstruction.
+    last = filters * channels * reconstructed
     return 2 * 9 * patch_size**2 * (2 * first + 3 * (hidden + last))
 
 
-def measure(name, mode, batch_size, seconds, precision):
+def measure(name, mode, batch_size, seconds, precision, outputs=()):
     """Trains a preset on noise for `seconds`, at least one step.
 
     Returns:
@@ -68,6 +72,7 @@ def measure(name, mode, batch_size, seconds, precision):
     ]
     stream = PatchStream(pairs, PATCH_SIZE, 21, batch_size)
     model = DRCN(**PRESETS[name][0], dtype=layer_policy(precision))
+    model.supervised = outputs or model.supervised
     model.compile(
         optimizer=keras.optimizers.SGD(1e-6, momentum=0.9), run_eagerly=mode == "eager", jit_compile=mode == "xla"
     )
@@ -97,25 +102,32 @@ def define_flags():
     flags.DEFINE_integer("batch_size", 0, "patches a step; 0: the preset's")
     flags.DEFINE_float("seconds", 15.0, "to measure each for, at least one step", lower_bound=0.0)
     define_precision("float32")
+    flags.DEFINE_list(
+        "outputs", [], "train these recursions alone, e.g. 1,3,6,9, as --outputs of a training does at its end"
+    )
 
 
 def main(argv):
     commands.refuse_arguments(argv)
-    for kind, chosen, known in (("presets", FLAGS.presets, PRESETS), ("mode", FLAGS.mode, MODES)):
-        for name in chosen:
+    for kind, given, known in (("presets", FLAGS.presets, PRESETS), ("mode", FLAGS.mode, MODES)):
+        for name in given:
             if name not in known:
                 raise UserError(f"--{kind} must be of {', '.join(known)}; received {name!r}.")
+    if not all(text.isdecimal() and int(text) >= 1 for text in FLAGS.outputs):
+        raise UserError(f"--outputs must be recursions, whole numbers >= 1; received {','.join(FLAGS.outputs)!r}.")
+    outputs = tuple(sorted({int(text) for text in FLAGS.outputs}))
     import keras
 
-    print(f"Keras {keras.__version__} on {keras.backend.backend()}, {FLAGS.precision}, {os.cpu_count()} CPU cores")
+    precision, _ = chosen(FLAGS.precision)
+    print(f"Keras {keras.__version__} on {keras.backend.backend()}, {precision}, {os.cpu_count()} CPU cores")
     print("preset  mode   batch  patches/s  TFLOP/s  waiting for data  pipeline alone, patches/s")
     for preset, mode in itertools.product(FLAGS.presets, FLAGS.mode):
         if keras.backend.backend() == "jax" and mode == "graph":
             continue  # JAX compiles with XLA or not at all.
         shape, batch_size = PRESETS[preset]
         batch_size = FLAGS.batch_size or batch_size
-        patches, waiting, pipeline = measure(preset, mode, batch_size, FLAGS.seconds, FLAGS.precision)
-        tflops = patches * training_operations(**shape) / 1e12
+        patches, waiting, pipeline = measure(preset, mode, batch_size, FLAGS.seconds, precision, outputs)
+        tflops = patches * training_operations(**shape, outputs=outputs) / 1e12
         print(
             f"{preset:7} {mode:6} {batch_size:5} {patches:10.1f} {tflops:8.3f} {waiting:17.2%} {pipeline:26.0f}",
             flush=True,
