@@ -5,7 +5,7 @@ drcn-export-saved-model --model=mobile-x2 --output=models/drcn
 
 import re
 
-from absl import flags
+from absl import flags, logging
 
 from drcn_keras import commands, errors
 from drcn_keras.commands import FLAGS
@@ -25,6 +25,8 @@ def _sizes(texts):
 
 def main(argv):
     commands.refuse_arguments(argv)
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)  # TensorFlow tells how it writes SavedModels.
     sizes = _sizes(FLAGS.warmup_sizes)
     with errors.extra("serving"), errors.tensorflow_notices_hidden():
         from drcn_keras.export import servable

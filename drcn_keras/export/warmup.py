@@ -53,7 +53,7 @@ def replay(loaded: Any, folder: str) -> None:
     Raises:
         UserError: a request fails; with it in place no server would load the version.
     """
-    requests = tqdm(read(folder), desc="warm-up", unit="request")
+    requests = tqdm(read(folder), desc="warm-up", unit="request", disable=None)
     for number, (signature_name, inputs) in enumerate(requests, start=1):
         try:
             signature = loaded.signatures[signature_name]
