@@ -25,7 +25,7 @@ def export(
     output: str,
     version: int | None = None,
     max_pixels: int = 2**24,
-    tile: int = 256,
+    tile: int = 512,
     warmup_sizes: Sequence[tuple[int, int]] = ((64, 64), (256, 256)),
     precision: str = "float32",
 ) -> str:
