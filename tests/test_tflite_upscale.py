@@ -11,7 +11,7 @@ import pytest
 import tflite_exports as exports
 from PIL import Image
 
-from drcn_keras import image
+from drcn_keras import image, transparency
 
 
 @pytest.fixture
@@ -128,6 +128,8 @@ def test_a_transparent_photograph_from_file_to_file(tools, tmp_path):
     with Image.open(tmp_path / "out.png") as file:
         result = np.asarray(file)
     assert result.shape == (42, 80, 4)
+    # What lies under transparency is extended as in the library.
+    pixels = transparency.extend_colors(pixels, transparency.reach(exports.HALO, 2))
     # By the training side's own functions: luma through the model, colours and transparency bicubic.
     ycbcr = image.enlarge(image.rgb_to_ycbcr(pixels[..., :3] / 255.0), 2)
     model = tools["runtime"].Model(path, 1, "xnnpack", (1, 42, 80, 1))
@@ -139,6 +141,29 @@ def test_a_transparent_photograph_from_file_to_file(tools, tmp_path):
     again = run(path, tmp_path / "in.png", tmp_path / "out.png")
     assert again.returncode == 2
     assert "exists; --overwrite replaces it" in again.stderr
+
+
+def test_the_input_is_never_replaced(tmp_path):
+    (path,) = exports.copy(tmp_path, "float32")
+    Image.new("L", (40, 40)).save(tmp_path / "in.png")
+    (tmp_path / "link.png").symlink_to("in.png")
+    before = (tmp_path / "in.png").read_bytes()
+    for target in ("in.png", "link.png"):
+        done = run(path, tmp_path / "in.png", tmp_path / target, "--overwrite")
+        assert done.returncode == 2
+        assert "is the input; the result must not replace it" in done.stderr
+    assert (tmp_path / "in.png").read_bytes() == before
+
+
+def test_a_link_stays_one_and_a_mode_is_kept(tmp_path):
+    (path,) = exports.copy(tmp_path, "float32")
+    Image.new("L", (40, 40)).save(tmp_path / "in.png")
+    (tmp_path / "real.png").touch(mode=0o600)
+    (tmp_path / "link.png").symlink_to("real.png")
+    done = run(path, tmp_path / "in.png", tmp_path / "link.png", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "real.png").stat().st_mode & 0o777 == 0o600
 
 
 def test_gray_and_rgb_pipelines(tools, tmp_path):

@@ -47,6 +47,7 @@ def end(main):
         main: function without arguments that returns an exit code.
     """
     program = os.path.basename(sys.argv[0])
+    sys.stdout.reconfigure(errors="backslashreplace")  # A file's name may hold what it cannot encode.
     try:
         sys.exit(main())
     except CannotRun as error:
@@ -203,9 +204,12 @@ def output_peak(manifest):
 
 def write_atomically(path, data):
     """Writes bytes beside `path`, then renames: a reader sees the old file or the whole new one."""
+    path = os.path.realpath(path)  # A symbolic link stays one.
     part = f"{path}.part{os.getpid()}"
     try:
         with open(part, "wb") as file:
+            if os.path.exists(path):
+                os.chmod(part, os.stat(path).st_mode & 0o7777)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

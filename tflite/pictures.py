@@ -3,8 +3,10 @@
 A small copy of what the training side has, because nothing here may import it; a test holds the two equal.
 """
 
+import contextlib
 import io
 import os
+import sys
 
 import numpy as np
 from manifest import CannotRun, write_atomically
@@ -13,6 +15,11 @@ from manifest import CannotRun, write_atomically
 _YCBCR_FROM_RGB = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255.0
 _YCBCR_OFFSET = np.array([16.0, 128.0, 128.0]) / 255.0
 _RGB_FROM_YCBCR = np.linalg.inv(_YCBCR_FROM_RGB)
+
+# What Pillow may open, told by content; the library's own list but for AVIF, which not every Pillow has.
+_READ = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT, _DNG_VERSION = 254, 258, 259, 262, 339, 50706  # Tags.
+_YCBCR, _JPEG = 6, 7  # Of Photometric, of Compression.
 
 FORMATS = {
     ".bmp": "BMP",
@@ -107,30 +114,86 @@ def read(path):
 
     Returns:
         (pixels, alpha, icc_profile): uint8 (height, width) gray or (height, width, 3) RGB; uint8 (height, width) or
-        None; bytes or None. More than 8 bits are rounded to 8.
+        None; bytes or None. Gray of 16 bit is rounded to 8, colour of 16 bit keeps its high byte, CMYK becomes sRGB.
 
     Raises:
-        CannotRun: no such file, or not an image.
+        CannotRun: no such file, not an image, or one of a kind that is not read right here, by name.
     """
     image_module, operations = _pillow()
     try:
-        with image_module.open(path) as image:
+        # Given a path, Pillow maps some files into memory with their sides mixed up.
+        with open(path, "rb") as file, image_module.open(file, formats=_READ) as image:
+            if fault := _fault(image):
+                raise CannotRun(f"{path}: {fault} are not read here; make it a PNG.")
+            if getattr(image, "n_frames", 1) > 1:
+                print(f"{path}: the first of {image.n_frames} frames or pages is taken.", file=sys.stderr)
             image.load()
-            profile = image.info.get("icc_profile")
-            image = operations.exif_transpose(image)
-            if image.mode.startswith("I"):
-                return np.round(np.asarray(image, np.float64).clip(0, 65535) / 257.0).astype(np.uint8), None, profile
-            gray = image.mode in ("1", "L", "LA", "La")
-            alpha = None
-            if image.has_transparency_data or image.mode in ("La", "RGBa"):
-                alpha = np.asarray(image.convert("RGBA"))[..., 3]
-            if image.mode == "CMYK":
-                profile = None
-            return np.asarray(image.convert("L" if gray else "RGB")), alpha, profile
+            return _parts(operations.exif_transpose(image))
+    except CannotRun:
+        raise
     except FileNotFoundError as error:
         raise CannotRun(f"{path}: no such file.") from error
     except Exception as error:  # Decoders raise many kinds.
         raise CannotRun(f"{path}: not a readable image: {error}") from error
+
+
+def _fault(image):
+    """What Pillow would misread without an error, or "". Most of it is TIFF's."""
+    # Netpbm's gray of 16 bit is an "I" too.
+    if image.mode in ("F", "LAB") or (image.mode == "I" and image.format != "PPM"):
+        return {"F": "floating-point pixels", "I": "32-bit integer pixels", "LAB": "Lab colours"}[image.mode]
+    if image.format != "TIFF":
+        return ""
+    tags = image.tag_v2
+    depth, white_is_zero = max(tags.get(_BITS, (1,))), tags.get(_PHOTOMETRIC) == 0
+    if max(tags.get(_SAMPLE_FORMAT, (1,))) != 1:
+        return "signed or floating-point pixels"
+    if depth > 8 and (not image.mode.startswith("I;16") or depth != 16 or white_is_zero):
+        return f"TIFF pixels of {depth} bit that are no plain 16-bit gray"
+    if tags.get(_PHOTOMETRIC) == _YCBCR and tags.get(_COMPRESSION) != _JPEG:
+        return "YCbCr colours outside JPEG"
+    if tags.get(_SUBFILE, 0) & 1 or _DNG_VERSION in tags:
+        return "raw files, or thumbnails in front of the picture,"
+    return ""
+
+
+def _parts(image):
+    """`read`'s three of a PIL image."""
+    profile = image.info.get("icc_profile")
+    alpha = None
+    if image.mode.startswith("I"):
+        levels = np.asarray(image, np.float64)
+        if "transparency" in image.info:
+            alpha = np.where(levels == image.info["transparency"], 0, 255).astype(np.uint8)
+        return np.round(levels / 257.0).astype(np.uint8), alpha, _fitting(profile, b"GRAY")
+    if image.mode == "CMYK":
+        return np.asarray(_rgb_of_cmyk(image, profile)), None, None
+    gray = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data or image.mode in ("La", "RGBa"):
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        image = image.convert("LA" if gray else "RGBA")
+    pixels = np.asarray(image.convert("L" if gray else "RGB"))
+    return pixels, alpha, _fitting(profile, b"GRAY" if gray else b"RGB ")
+
+
+def _fitting(profile, space):
+    """The colour profile where it is for pixels of that space: byte 16 of it says so."""
+    return profile if profile and profile[16:20] == space else None
+
+
+def _rgb_of_cmyk(image, profile):
+    if profile:
+        from PIL import ImageCms
+
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            return ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return image.convert("RGB")
+
+
+def same_file(one, other):
+    """Whether two paths lead to one file, by links too."""
+    return os.path.exists(other) and os.path.samefile(one, other)
 
 
 def check_output(path, has_alpha, overwrite):

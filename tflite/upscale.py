@@ -15,6 +15,7 @@ import numpy as np
 import pictures
 from manifest import CannotRun, end, from_tensor, identity_fault, output_peak, read_manifest, to_tensor
 from runtime import Model, usable_cores
+from transparency import extend_colors, reach
 
 
 def main():
@@ -32,8 +33,12 @@ def main():
     fault = identity_fault(flags.model, manifest)
     if fault:
         raise CannotRun(f"{flags.model}: {fault}.")
+    if pictures.same_file(flags.input, flags.output):
+        raise CannotRun(f"{flags.output}: is the input; the result must not replace it.")
     pixels, alpha, profile = pictures.read(flags.input)
     pictures.check_output(flags.output, alpha is not None, flags.overwrite)
+    if alpha is not None:
+        pixels = extend_colors(pixels, alpha, reach(manifest["halo"], manifest["scale"]))
 
     def model(shape):
         return Model(flags.model, flags.threads, flags.delegate, shape)
