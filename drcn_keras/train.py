@@ -10,7 +10,6 @@ from absl import flags, logging
 
 from drcn_keras import commands
 from drcn_keras.commands import FLAGS
-from drcn_keras.inputs import import_keras
 from drcn_keras.settings import Settings, check, element_type
 
 
@@ -32,7 +31,9 @@ def train(settings: Settings) -> dict:
     """
     check(settings)
     commands.prepare_tensorflow()
-    # Imported here, so that --help and a wrong path do not wait for TensorFlow.
+    # Imported here, so that --help and a wrong path do not wait for TensorFlow, and Ctrl-C finds a command to end.
+    from drcn_keras.inputs import import_keras
+
     import_keras(start=False)
     from drcn_keras import trainer
 
