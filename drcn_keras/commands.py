@@ -108,8 +108,9 @@ def _parse_flags(argv, known_only):
             raise flags.Error("--preset_flags does not go into a flagfile; expected --flagfile=PATH there")
         return positional
     except flags.Error as error:
-        missing = re.match(r"flag --(\w+)=.*: is required", str(error))
-        _end(f"{f'--{missing[1]} is required' if missing else error} (--help lists every flag)", code=2)
+        missing = re.findall(r"[Ff]lag --(\w+)(?:=\S*: is required| must have a value other than None)", str(error))
+        wrong = f"{', '.join(f'--{name}' for name in missing)} {'is' if len(missing) == 1 else 'are'} required"
+        _end(f"{wrong if missing else error} (--help lists every flag)", code=2)
 
 
 def _guarded(main, argv):

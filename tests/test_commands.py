@@ -66,6 +66,16 @@ def test_what_is_wrong_is_one_line(given, arguments, code, line):
     assert (done.returncode, done.stderr, done.stdout) == (code, f"-c: error: {line}\n", "")
 
 
+def test_several_required_flags_are_one_line():
+    done = subprocess.run(
+        [sys.executable, "tools/make_preset.py", "--run=x"], capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr == "make_preset.py: error: --name, --command, --data_dir are required (--help lists every flag)\n"
+    )
+
+
 def test_what_is_right_ends_well():
     done = command(("fine", ""), "--data_dir=a,b")
     assert (done.returncode, done.stdout) == (0, "['a', 'b']\n")

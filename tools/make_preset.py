@@ -11,8 +11,7 @@ from absl import flags
 from drcn_keras import card, commands
 from drcn_keras.commands import FLAGS
 from drcn_keras.evaluation import evaluate
-from drcn_keras.model import DRCN
-from drcn_keras.presets import load
+from drcn_keras.inputs import loaded
 
 
 def make_preset(run, name, command, data_dir, output):
@@ -22,9 +21,9 @@ def make_preset(run, name, command, data_dir, output):
         UserError: the run, or the model that it started from, has no best.keras or no card, or a folder cannot be
             measured.
     """
-    trained = load(os.path.join(run, "best.keras"))
+    trained = loaded(os.path.join(run, "best.keras"))
     # Whatever it was trained in: whoever loads a preset gets float32.
-    bare = DRCN(**{**trained.get_config(), "name": "drcn", "dtype": "float32"})
+    bare = type(trained)(**{**trained.get_config(), "name": "drcn", "dtype": "float32"})
     bare.set_weights(trained.get_weights())
     made = card.of_preset(run, command, evaluate(trained, data_dir, progress=True)["results"])
     os.makedirs(output, exist_ok=True)

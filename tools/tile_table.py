@@ -5,7 +5,6 @@ python tools/tile_table.py --model=mobile-x2 --tiles=256,512,768,1024 --sizes=64
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -73,7 +72,7 @@ def _print_peak(folder, height, width):
     server(folder)(photograph(int(height), int(width)))
     # Not getrusage's: that one counts what the parent process took when it forked.
     with open("/proc/self/status") as status:
-        print(int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) / 1024)
+        print(int(status.read().split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def main(argv):
