@@ -418,6 +418,10 @@ def test_command(bicubic_drcn, folder, tmp_path):
     done = command(f"--model={tmp_path / 'model.keras'}", folder / "gray.png", f"--output={tmp_path / 'out.png'}")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"1 written: {tmp_path / 'out.png'}\n"
+    # Which it took, and why, is said once.
+    assert [
+        line for line in done.stderr.splitlines() if line.startswith(("precision float32: ", "precision bfloat16: "))
+    ]
     assert read_image(tmp_path / "out.png").shape == (12, 16)
 
 
