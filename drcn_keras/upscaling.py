@@ -5,6 +5,7 @@ jpg, bmp); several go to a folder, as PNG under their own names. Luma goes throu
 bicubically, transparency and 16 bit are kept. EXIF and other metadata are dropped, the colour profile is kept.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -120,14 +121,15 @@ def upscale_files(
     if width is None and height is None:
         enlargement(model, (1, 1), scale)  # What cannot work is told before the first image is read.
     check_tile(tile, model)
-    precision = announced(precision)
+    # Said once, and not before an image is there to be upscaled: an error is one line.
+    announced_once = functools.cache(announced)
 
     def one(source, target):
         pixels, profile = read_pixels(source)
         check_writable(target, pixels)
         factor = enlargement(model, pixels.shape, scale, width, height)
         return lambda: write_image(
-            target, upscaled(pixels, model, factor, tile, True, self_ensemble, precision), profile
+            target, upscaled(pixels, model, factor, tile, True, self_ensemble, announced_once(precision)), profile
         )
 
     return _all_done(one, jobs, inputs)

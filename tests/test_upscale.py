@@ -423,6 +423,10 @@ def test_command(bicubic_drcn, folder, tmp_path):
         line for line in done.stderr.splitlines() if line.startswith(("precision float32: ", "precision bfloat16: "))
     ]
     assert read_image(tmp_path / "out.png").shape == (12, 16)
+    (folder / "fake.png").write_text("no image")
+    failed = command(f"--model={tmp_path / 'model.keras'}", folder / "fake.png", f"--output={tmp_path / 'fake.png'}")
+    assert failed.returncode == 1
+    assert len(failed.stderr.splitlines()) == 1, failed.stderr
 
 
 @pytest.mark.parametrize(
