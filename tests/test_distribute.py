@@ -28,8 +28,10 @@ SETTINGS = {
     "optimizer": "sgd",
     "learning_rate": 0.001,
     "clip_norm": 0.5,
+    "average": 0.9,
     "beta": 0.01,
     "validate_every": 5,
+    "warmup": 2,
     "tensorboard": False,
 }
 
