@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -152,3 +153,10 @@ def test_modules_and_functions_stay_short(path):
         if isinstance(node, ast.FunctionDef):
             first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
             assert node.end_lineno - first.lineno + 1 <= 50, node.name
+
+
+def test_the_readme_stays_narrow_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert max(map(len, text.splitlines())) <= 120
+    for place in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (ROOT / place).exists(), place
