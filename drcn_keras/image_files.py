@@ -5,9 +5,11 @@ are (height, width) or (height, width, channels).
 """
 
 import collections
+import contextlib
 import functools
 import os
 import warnings
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -152,7 +154,7 @@ def pixels_in(file: BinaryIO, name: str) -> tuple[np.ndarray, bytes | None]:
         with warnings.catch_warnings():
             # Pillow warns at half of the size that it refuses, and about harmless metadata.
             warnings.simplefilter("ignore")
-            pixels, profile, orientation = _decoded(file)
+            pixels, profile, orientation = _decoded(file, name)
             return upright(pixels, orientation), fitting_profile(profile, pixels)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
@@ -166,13 +168,14 @@ def pixels_in(file: BinaryIO, name: str) -> tuple[np.ndarray, bytes | None]:
         raise UserError(f"{name}: damaged or truncated image: {error}") from error
 
 
-def _decoded(file):
+def _decoded(file, name):
     """(pixels as they lie in the file, icc_profile, orientation)."""
     start = file.read(_LONGEST_HEADER)
     file.seek(0)
     if tiff.is_tiff(start):
         with tifffile.TiffFile(file) as pages:
-            page = tiff.pictures(pages)[0]
+            page, *others = tiff.pictures(pages)
+            _warn_of_frames(name, len(others), "pages")
             _check_size(page.imagewidth, page.imagelength)
             return tiff.page_pixels(page)
     if size := netpbm.deep_size(start):
@@ -180,6 +183,7 @@ def _decoded(file):
         return netpbm.deep_pixels(file.read()), None, 1
     # Given a path, Pillow maps some files into memory with their sides mixed up.
     with Image.open(file, formats=_FORMATS) as image:
+        _warn_of_frames(name, getattr(image, "n_frames", 1) - 1, "frames")
         image.load()
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         deep = _deep_png(file, start, image)
@@ -187,6 +191,23 @@ def _decoded(file):
             return deep, image.info.get("icc_profile"), orientation
         _warn_of_lost_depth(start, image)
         return *_pixels_as_stored(image), orientation
+
+
+def _warn_of_frames(name, others, kind):
+    if others:
+        _warn_once(f"{name}: the first of {others + 1} {kind} is taken, {others} are left out")
+
+
+@contextlib.contextmanager
+def pixel_limit(megapixels: float | None) -> Iterator[None]:
+    """Inside, images of up to `megapixels` million pixels are read; None: of what Pillow's MAX_IMAGE_PIXELS says."""
+    before = Image.MAX_IMAGE_PIXELS
+    try:
+        if megapixels is not None:
+            Image.MAX_IMAGE_PIXELS = int(megapixels * 1e6 / 2)  # It refuses twice as many.
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_size(width, height):

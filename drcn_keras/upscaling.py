@@ -1,12 +1,15 @@
 """Upscales photographs: `python -m drcn_keras.upscale --model=FILE IN... --output=DIR_OR_FILE`.
 
-IN is an image or a folder of images. One image may go to a file, whose suffix tells the format (png, tif, webp,
-jpg, bmp); several go to a folder, as PNG under their own names. Luma goes through the network, colour is enlarged
-bicubically, transparency and 16 bit are kept. EXIF and other metadata are dropped, the colour profile is kept.
+IN is an image or a folder of images; "-" is standard input and output. One image may go to a file, whose suffix tells
+the format (png, tif, webp, avif, jpg, bmp); several go to a folder, as PNG under their own names. Luma goes through the
+network, colour is enlarged bicubically, transparency and 16 bit are kept. So are the colour profile and, unless
+--strip_metadata says otherwise, EXIF (camera, date, GPS; turned upright), XMP and resolution.
 """
 
 import functools
+import io
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,9 +22,12 @@ from drcn_keras import commands
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.files import make_folder
-from drcn_keras.image_files import SUFFIXES, list_images, pixels_of, read_pixels
-from drcn_keras.image_writing import check_writable, image_of, write_image
+from drcn_keras.image import both, resized_side
+from drcn_keras.image_files import pixel_limit, pixels_in, pixels_of, read_pixels
+from drcn_keras.image_metadata import read_metadata
+from drcn_keras.image_writing import check_writable, image_of, write_image, write_pixels
 from drcn_keras.inputs import check_tile, loaded, warn_skipped
+from drcn_keras.jobs import STANDARD, plan, undone
 from drcn_keras.precision import announced, define_precision
 from drcn_keras.sizes import check_factor, enlargement
 from drcn_keras.tiling import upscaled
@@ -94,16 +100,23 @@ def upscale_files(
     height: int | None = None,
     self_ensemble: bool = False,
     precision: str = "float32",
+    recursive: bool = False,
+    strip_metadata: bool = False,
+    max_megapixels: float | None = None,
 ) -> list[str]:
     """Upscales files and folders into a file or a folder. A file that cannot be read is skipped, unless it is alone.
 
     Args:
         model: a `DRCN`, or what `drcn_keras.load` takes.
         inputs: list of paths of images and folders.
-        output: path; a folder unless `inputs` is one image and this ends in a suffix that is written here.
+        output: path; a folder unless `inputs` is one image and this ends in an image's suffix. "-" is standard output,
+            and standard input among `inputs`.
         scale, width, height, tile, self_ensemble, precision: as in `upscale`; what "auto" comes to is told.
         overwrite: replace files that exist.
         skip_existing: leave out images whose result exists.
+        recursive: take folders with all below them, and keep their tree.
+        strip_metadata: drop EXIF (GPS too), XMP and resolution, which are kept where the format holds them.
+        max_megapixels: read images of up to so many million pixels; None: 179, Pillow's limit against bombs.
 
     Returns:
         list of the paths written.
@@ -113,10 +126,11 @@ def upscale_files(
             `inputs` itself that cannot be read (after the others are done).
     """
     check_factor(scale)
-    jobs = _undone(_plan(inputs, output), overwrite, skip_existing)
+    jobs = undone(plan(inputs, output, recursive), overwrite, skip_existing)
     if not jobs:
         return []
-    make_folder(os.path.dirname(jobs[0][1]) or ".")
+    for folder in dict.fromkeys(os.path.dirname(target) or "." for _, target in jobs if target != STANDARD):
+        make_folder(folder)
     model = loaded(model)
     if width is None and height is None:
         enlargement(model, (1, 1), scale)  # What cannot work is told before the first image is read.
@@ -125,14 +139,48 @@ def upscale_files(
     announced_once = functools.cache(announced)
 
     def one(source, target):
-        pixels, profile = read_pixels(source)
-        check_writable(target, pixels)
+        with pixel_limit(max_megapixels):
+            pixels, profile, metadata = _read(source)
         factor = enlargement(model, pixels.shape, scale, width, height)
-        return lambda: write_image(
-            target, upscaled(pixels, model, factor, tile, True, self_ensemble, announced_once(precision)), profile
+        down, across = both(factor)
+        size = resized_side(pixels.shape[0], down), resized_side(pixels.shape[1], across)
+        check_writable(_named(target), pixels, size)
+        if strip_metadata:
+            metadata = metadata.without_private()
+        return lambda: _write(
+            target,
+            upscaled(pixels, model, factor, tile, True, self_ensemble, announced_once(precision)),
+            profile,
+            metadata,
         )
 
     return _all_done(one, jobs, inputs)
+
+
+def _read(source):
+    """(pixels, icc_profile, metadata) of a file or of standard input."""
+    if source != STANDARD:
+        pixels, profile = read_pixels(source)
+        with open(source, "rb") as file:
+            return pixels, profile, read_metadata(file.read(), source)
+    contents = sys.stdin.buffer.read()
+    pixels, profile = pixels_in(io.BytesIO(contents), "standard input")
+    return pixels, profile, read_metadata(contents, "standard input")
+
+
+def _named(target):
+    """A path whose suffix tells the format: PNG on standard output."""
+    return "standard-output.png" if target == STANDARD else target
+
+
+def _write(target, pixels, profile, metadata):
+    if target != STANDARD:
+        write_image(target, pixels, profile, metadata)
+        return
+    encoded = io.BytesIO()
+    write_pixels(encoded, _named(target), pixels, profile, metadata)
+    sys.stdout.buffer.write(encoded.getvalue())
+    sys.stdout.buffer.flush()
 
 
 def _all_done(one, jobs, inputs):
@@ -154,41 +202,6 @@ def _all_done(one, jobs, inputs):
     if not written or any(source in inputs for source in failed):
         raise UserError(f"{len(failed)} of {len(jobs)} images could not be read; see the warnings above.")
     return written
-
-
-def _plan(inputs, output):
-    """The list of (source, target) paths."""
-    if not inputs:
-        raise UserError("no image given; expected paths of images or folders.")
-    sources = [path for given in inputs for path in (list_images(given) if os.path.isdir(given) else [given])]
-    suffix = os.path.splitext(output)[1].lower()
-    if suffix in SUFFIXES and not os.path.isdir(output):
-        if len(sources) > 1 or os.path.isdir(inputs[0]):
-            raise UserError(f"`output`: {output} is a file name; expected a folder for {len(sources)} images.")
-        check_writable(output)
-        jobs = [(sources[0], output)]
-    else:
-        stems = [os.path.splitext(os.path.basename(path))[0] for path in sources]
-        jobs = [(path, os.path.join(output, stem + ".png")) for path, stem in zip(sources, stems, strict=True)]
-    owners, originals = {}, {os.path.realpath(path) for path in sources}
-    for source, target in jobs:
-        if target in owners:
-            raise UserError(f"{owners[target]} and {source} would both become {target}; upscale them one by one.")
-        owners[target] = source
-        if os.path.realpath(target) in originals:
-            raise UserError(f"{target} is an input; the result must not replace it. Choose another `output`.")
-    return jobs
-
-
-def _undone(jobs, overwrite, skip_existing):
-    done = [job for job in jobs if os.path.exists(job[1])]
-    if skip_existing:
-        return [job for job in jobs if job not in done]
-    if done and not overwrite:
-        raise UserError(
-            f"{done[0][1]} exists ({len(done)} of {len(jobs)} results do); `overwrite` replaces, `skip_existing` keeps."
-        )
-    return jobs
 
 
 def define_flags():
@@ -218,6 +231,16 @@ def define_flags():
     )
     flags.DEFINE_boolean("overwrite", False, "replace results that exist")
     flags.DEFINE_boolean("skip_existing", False, "leave out images whose result exists, to go on after an interruption")
+    flags.DEFINE_boolean("recursive", False, "take folders with all below them; --output gets the same tree")
+    flags.DEFINE_boolean(
+        "strip_metadata", False, "drop EXIF with camera, date and GPS, XMP and resolution; the colour profile stays"
+    )
+    flags.DEFINE_float(
+        "max_megapixels",
+        None,
+        "largest image that is read, in million pixels (default: 179, against bombs)",
+        lower_bound=0,
+    )
     define_precision("auto")
     commands.require("output")
 
@@ -236,9 +259,15 @@ def main(argv):
         FLAGS.height,
         FLAGS.self_ensemble,
         FLAGS.precision,
+        FLAGS.recursive,
+        FLAGS.strip_metadata,
+        FLAGS.max_megapixels,
     )
     print(
-        f"{len(written)} written: {written[0]}{' ...' if len(written) > 1 else ''}" if written else "nothing left to do"
+        f"{len(written)} written: {written[0]}{' ...' if len(written) > 1 else ''}"
+        if written
+        else "nothing left to do",
+        file=sys.stderr if FLAGS.output == STANDARD else sys.stdout,
     )
 
 

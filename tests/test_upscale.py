@@ -351,10 +351,14 @@ def test_an_input_is_never_replaced(bicubic_drcn, folder):
     assert (folder / "gray.png").read_bytes() == before
 
 
-def test_two_images_of_one_name_are_refused(bicubic_drcn, folder, tmp_path):
+def test_images_of_one_name_get_names_apart(bicubic_drcn, folder, tmp_path):
     Image.new("L", (2, 2)).save(folder / "gray.bmp")
-    with pytest.raises(UserError, match=r"gray\.bmp and .*gray\.png would both become"):
-        upscale_files(bicubic_drcn(), [str(folder)], str(tmp_path / "out"))
+    written = upscale_files(bicubic_drcn(), [str(folder)], str(tmp_path / "out"))
+    names = ["deep.png", "gray.bmp.png", "gray.png.png", "photo.png", "rgba.png"]
+    assert [os.path.basename(path) for path in written] == names
+    again = [str(folder / "gray.png"), str(folder / "gray.png")]
+    with pytest.raises(UserError, match=r"gray\.png and .*gray\.png would both become"):
+        upscale_files(bicubic_drcn(), again, str(tmp_path / "out"))
 
 
 def test_outputs_that_cannot_be(bicubic_drcn, folder, tmp_path):
