@@ -1,6 +1,8 @@
 """Exact tiles: an image of any size through the network, window by window, equal to the untiled result."""
 
 import concurrent.futures
+import contextlib
+import threading
 import weakref
 
 import numpy as np
@@ -14,12 +16,11 @@ from drcn_keras.transparency import extend_colors, reach
 
 # What the feature maps of one tile may take. Larger tiles waste less on their halo, 512 pixels are enough for that.
 _TILE_BYTES = 2 * 2**30
-
-
 _LARGEST_TILE = 512
-
-
 _NETWORKS = weakref.WeakKeyDictionary()
+# What one thread does at a time.
+_COMPILING = threading.Lock()
+_PREDICTING = threading.Lock()
 
 
 def upscaled(pixels, model, factor, tile=None, progress=False, self_ensemble=False, precision="float32"):
@@ -123,14 +124,15 @@ def _network(model, precision):
     """The compiled inference graph of a model, kept until the model's weights change."""
     from drcn_keras.inference import inference_model
 
-    weights = model.get_weights()
-    kept, networks = _NETWORKS.get(model, (None, None))
-    if networks is None or not all(map(np.array_equal, kept, weights)):
-        networks = {}
-        _NETWORKS[model] = weights, networks
-    if precision not in networks:
-        networks[precision] = compiled(inference_model(model, precision=precision))
-    return networks[precision]
+    with _COMPILING:
+        weights = model.get_weights()
+        kept, networks = _NETWORKS.get(model, (None, None))
+        if networks is None or not all(map(np.array_equal, kept, weights)):
+            networks = {}
+            _NETWORKS[model] = weights, networks
+        if precision not in networks:
+            networks[precision] = compiled(inference_model(model, precision=precision))
+        return networks[precision]
 
 
 def restoring(network, self_ensemble=False):
@@ -141,8 +143,14 @@ def restoring(network, self_ensemble=False):
         self_ensemble: average over the eight flips and quarter turns of the image, the field's "+" results.
     """
 
+    import keras
+
+    # Under JAX Keras's predict hands the weights themselves over and takes them back: other threads must wait.
+    lock = _PREDICTING if keras.backend.backend() == "jax" else contextlib.nullcontext()
+
     def run(ilr):
-        return network.predict_on_batch(np.ascontiguousarray(ilr)[None])[0]
+        with lock:
+            return network.predict_on_batch(np.ascontiguousarray(ilr)[None])[0]
 
     def averaged(ilr):
         # Height and width first, as `unturned` wants them; a network may put other axes before them.
