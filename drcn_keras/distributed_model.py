@@ -100,16 +100,18 @@ class DistributedModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         _require_equal_sizes(x, y)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1 and self.optimizer.gradient_accumulation_steps:
+            raise ValueError(f"gradient_accumulation_steps must be left out under {replicas} replicas.")
+        share = _share_of_batch(x, replicas)
         with tf.GradientTape() as tape:
             loss, prediction = self.loss_and_prediction(x, y, sample_weight)
             # Replicas sum their gradients: each contributes its share of the global batch's mean.
-            scaled = self.optimizer.scale_loss(loss / replicas)
+            scaled = self.optimizer.scale_loss(share * loss)
         gradients = tape.gradient(scaled, self.trainable_weights)
-        if replicas > 1 and self.optimizer.global_clipnorm:
+        if replicas > 1 and _clips(self.optimizer):
             # Keras clips the gradient of each replica; what must be clipped is their sum.
             gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
-            gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
-            gradients = [gradient / replicas for gradient in gradients]
+            gradients = [gradient / replicas for gradient in self.optimizer._clip_gradients(gradients)]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
         return self._logs(loss, x, y, prediction, sample_weight)
 
@@ -123,11 +125,12 @@ class DistributedModel(keras.Model):
         self._loss_tracker.update_state(loss, sample_weight=keras.ops.shape(x)[0])
         return self.compute_metrics(x, y, prediction, sample_weight)
 
-    # Keras 3's fit fails on several machines in two places (keras-team/keras issue 20585). Each has a hook.
+    # Keras 3's fit fails on several machines in two places (keras-team/keras issue 20585). Each has a hook. They serve
+    # several devices of one machine too, where Keras fails with steps_per_execution.
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Builds optimiser and metrics. The layers are built already; Keras would reduce a whole batch to find out."""
-        if not _spans_machines(self):
+        if not _shares_batches(self):
             super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
             return
         with self.distribute_strategy.scope():
@@ -136,7 +139,7 @@ class DistributedModel(keras.Model):
 
     def _make_function(self, step_function, **kwargs):
         """What `fit` and `evaluate` call. Keras would reduce the scalars of its logs along an axis they do not have."""
-        if not _spans_machines(self):
+        if not _shares_batches(self):
             return super()._make_function(step_function, **kwargs)
         import tensorflow as tf
 
@@ -167,8 +170,23 @@ def _require_equal_sizes(x, y):
         tf.debugging.assert_equal(tf.shape(x), tf.shape(y), message="ilr and hr differ in shape")
 
 
-def _spans_machines(model):
-    """True under tf.distribute.MultiWorkerMirroredStrategy."""
+def _share_of_batch(x, replicas):
+    """This replica's part of the global batch, summing to 1. An epoch's last batch may not be shared out evenly."""
+    import tensorflow as tf
+
+    if replicas == 1 or x.shape[0] is not None:
+        return 1.0 / replicas
+    count = tf.cast(tf.shape(x)[0], tf.float32)
+    return count / tf.distribute.get_replica_context().all_reduce("SUM", count)
+
+
+def _clips(optimizer):
+    return optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue
+
+
+def _shares_batches(model):
+    """True under a tf.distribute strategy of several replicas, or of several machines."""
     if keras.backend.backend() != "tensorflow":
         return False
-    return model.distribute_strategy.cluster_resolver is not None
+    strategy = model.distribute_strategy
+    return strategy.num_replicas_in_sync > 1 or strategy.cluster_resolver is not None

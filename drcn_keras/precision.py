@@ -95,6 +95,10 @@ def _gpu_capabilities() -> list[tuple[int, ...]]:
 
         found = [getattr(device, "compute_capability", "0.0") for device in jax.devices() if device.platform == "gpu"]
         return [tuple(map(int, capability.split("."))) for capability in found]
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
