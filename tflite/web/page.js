@@ -145,6 +145,9 @@ async function enlargeSource() {
   }
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
+  // What is transparent is laid over white, as the page shows it: the result has no transparency.
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
   context.drawImage(bitmap, Math.floor((bitmap.width - width) / 2), Math.floor((bitmap.height - height) / 2), width, height, 0, 0, width, height);
   const pixels = context.getImageData(0, 0, width, height).data;
   const rgb = image(height, width, 3);
