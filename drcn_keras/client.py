@@ -17,12 +17,12 @@ from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
-from drcn_keras import commands
+from drcn_keras import commands, jobs
 from drcn_keras.commands import FLAGS
 from drcn_keras.connections import Gone, check_server, connect, retried
 from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import make_folder
-from drcn_keras.image_files import list_images, pixels_in, read_pixels
+from drcn_keras.image_files import pixels_in, read_pixels
 from drcn_keras.image_writing import write_image, write_pixels
 
 
@@ -124,15 +124,7 @@ def plan(source: str, output: str, overwrite: bool) -> list[tuple[str, str]]:
         if os.path.exists(output) and not overwrite:
             raise UserError(f"{output} exists; `overwrite` replaces it.")
         return [(source, output)]
-    jobs, sources = [], {}
-    for path in list_images(source):
-        target = os.path.join(output, os.path.splitext(os.path.basename(path))[0] + ".png")
-        if target in sources:
-            raise UserError(f"{sources[target]} and {path} would both become {target}; rename one of them.")
-        sources[target] = path
-        if overwrite or not os.path.exists(target):
-            jobs.append((path, target))
-    return jobs
+    return [job for job in jobs.plan([source], output) if overwrite or not os.path.exists(job[1])]
 
 
 def upscale_files(

@@ -130,7 +130,7 @@ def data_sets(data_dir: _Folders, lr_dir: _Folders | None = None, recursive: boo
             relative = os.path.relpath(inner, folder)
             name = os.path.basename(os.path.abspath(folder)) if relative == os.curdir else relative
             lr = lr_folder and os.path.normpath(os.path.join(lr_folder, relative))
-            sets.append(DataSet(name, list_images(inner), lr))
+            sets.append(DataSet(name, list_images(inner, quiet=recursive), lr))
     return sets
 
 

@@ -31,12 +31,13 @@ _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 _LONGEST_HEADER = 1 << 16
 
 
-def list_images(folder: str, recursive: bool = False) -> list[str]:
+def list_images(folder: str, recursive: bool = False, quiet: bool = False) -> list[str]:
     """The image files of a folder, by suffix; what is left out is counted in a warning. Hidden files do not count.
 
     Args:
         folder: path.
         recursive: the files of its subfolders too.
+        quiet: no warning.
 
     Returns:
         list of paths, sorted by name, never empty.
@@ -58,7 +59,8 @@ def list_images(folder: str, recursive: bool = False) -> list[str]:
         if not recursive:
             left_out["folders"] += len(subfolders)
             break
-    _warn_of_files(folder, left_out)
+    if not quiet:
+        _warn_of_files(folder, left_out)
     if not paths:
         raise UserError(f"{folder}: no image in this folder; expected files ending in {' '.join(SUFFIXES)}.")
     return paths

@@ -363,11 +363,11 @@ def test_wrong_arguments(arguments, sentence, tmp_path):
     assert sentence in done.stderr
 
 
-def test_two_images_with_one_result_are_refused(tmp_path):
+def test_two_images_of_one_name_get_results_apart(tmp_path):
     for name in ("a.png", "a.jpg"):
         Image.fromarray(photograph(4, 4)).save(tmp_path / name)
-    with pytest.raises(UserError, match="would both become"):
-        client.plan(str(tmp_path), str(tmp_path / "out"), overwrite=False)
+    planned = client.plan(str(tmp_path), str(tmp_path / "out"), overwrite=False)
+    assert [os.path.basename(target) for _, target in planned] == ["a.jpg.png", "a.png.png"]
 
 
 def test_benchmark_counts_what_goes_wrong():
