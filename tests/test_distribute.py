@@ -197,3 +197,32 @@ def test_the_launcher_gives_each_worker_its_task_and_reports_their_exit_codes():
     code = "import json; from tools import launch_workers as l; print(l.tf_config(['a:1', 'b:2'], 1))"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert json.loads(text) == {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
+
+
+def test_plain_fit_and_evaluate_of_replicas_are_those_of_one_device():
+    """Metrics, sample weights, clipping, validation data, steps_per_execution; on two devices and in two processes."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in held]
+    for server in held:
+        server.close()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environments = [environment]
+    for index in range(2):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environments.append({**environment, "TF_CONFIG": json.dumps(task)})
+    command = [sys.executable, str(ROOT / "tests" / "replicas_process.py"), "clipnorm"]
+    processes = [
+        subprocess.Popen(command, env=each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for each in environments
+    ]
+    results = {}
+    for process in processes:
+        output, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors[-2000:]
+        results |= json.loads(output.strip().splitlines()[-1])
+    one = results.pop("one")
+    assert set(results) == {"mirrored", "workers"}
+    for numbers in results.values():
+        assert numbers.keys() == one.keys()
+        for name, expected in one.items():
+            np.testing.assert_allclose(numbers[name], expected, rtol=1e-4, err_msg=name)
