@@ -17,7 +17,7 @@ def command(*arguments):
 
 
 def test_what_is_required():
-    for arguments, message in [([], "--input is required"), (["--input=a/*"], "--output is required")]:
+    for arguments, message in [([], "--input, --output are required"), (["--input=a/*"], "--output is required")]:
         done = command(*arguments)
         assert done.returncode != 0
         assert len(done.stderr.splitlines()) == 1, done.stderr
