@@ -19,12 +19,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from drcn_keras import commands
+from drcn_keras.animation import read_animation, write_animation
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
-from drcn_keras.files import make_folder
+from drcn_keras.files import make_folder, write_atomically
 from drcn_keras.image import both, resized_side
 from drcn_keras.image_files import pixel_limit, pixels_in, pixels_of, read_pixels
-from drcn_keras.image_metadata import read_metadata
+from drcn_keras.image_metadata import Metadata, read_metadata
 from drcn_keras.image_writing import check_writable, image_of, write_image, write_pixels
 from drcn_keras.inputs import check_tile, loaded, warn_skipped
 from drcn_keras.jobs import STANDARD, plan, undone
@@ -140,32 +141,49 @@ def upscale_files(
 
     def one(source, target):
         with pixel_limit(max_megapixels):
-            pixels, profile, metadata = _read(source)
+            animation, pixels, profile, metadata = _read(source, _named(target))
         factor = enlargement(model, pixels.shape, scale, width, height)
         down, across = both(factor)
         size = resized_side(pixels.shape[0], down), resized_side(pixels.shape[1], across)
         check_writable(_named(target), pixels, size)
         if strip_metadata:
             metadata = metadata.without_private()
-        return lambda: _write(
-            target,
-            upscaled(pixels, model, factor, tile, True, self_ensemble, announced_once(precision)),
-            profile,
-            metadata,
-        )
+
+        def larger(image):
+            return upscaled(image, model, factor, tile, True, self_ensemble, announced_once(precision))
+
+        if animation:
+            return lambda: _write_frames(target, animation.mapped(larger), profile)
+        return lambda: _write(target, larger(pixels), profile, metadata)
 
     return _all_done(one, jobs, inputs)
 
 
-def _read(source):
-    """(pixels, icc_profile, metadata) of a file or of standard input."""
-    if source != STANDARD:
-        pixels, profile = read_pixels(source)
-        with open(source, "rb") as file:
-            return pixels, profile, read_metadata(file.read(), source)
-    contents = sys.stdin.buffer.read()
-    pixels, profile = pixels_in(io.BytesIO(contents), "standard input")
-    return pixels, profile, read_metadata(contents, "standard input")
+def _read(source, target):
+    """(animation or None, pixels of the first frame, icc_profile, metadata) of a file or of standard input."""
+    if source == STANDARD:
+        name, contents = "standard input", sys.stdin.buffer.read()
+    else:
+        name = source
+        try:
+            with open(source, "rb") as file:
+                contents = file.read()
+        except OSError:
+            return None, *read_pixels(source), Metadata()  # Which says what is wrong.
+    animation = read_animation(contents, name, target)
+    if animation:
+        return animation, animation.frames[0], animation.icc_profile, Metadata()
+    return None, *pixels_in(io.BytesIO(contents), name), read_metadata(contents, name)
+
+
+def _write_frames(target, animation, profile):
+    if target == STANDARD:
+        encoded = io.BytesIO()
+        write_animation(encoded, _named(target), animation, profile)
+        sys.stdout.buffer.write(encoded.getvalue())
+        sys.stdout.buffer.flush()
+        return
+    write_atomically(target, lambda file: write_animation(file, target, animation, profile))
 
 
 def _named(target):

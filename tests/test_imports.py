@@ -23,6 +23,7 @@ ORDER = [
     "image_files",
     "image_metadata",
     "image_writing",
+    "animation",
     "jobs",
     "lr_files",
     "metrics",
