@@ -11,6 +11,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from tflite_exports import sign
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -107,7 +108,7 @@ def phone(tmp_path, monkeypatch, capsys):
         "macs": 1000,
         "limits": {"golden_psnr": 100.0, "golden_ulp": 1000.0, "golden_differing": 0.01, "float_psnr": 97.0},
     }
-    (tmp_path / "m.json").write_text(json.dumps(manifest))
+    sign(tmp_path / "m.json", manifest)
     device = tmp_path / "device"
     device.mkdir()
     (tmp_path / "adb.py").write_text(textwrap.dedent(ADB))
@@ -180,7 +181,7 @@ def test_a_file_of_any_size_runs_at_the_golden_vectors_size(phone):
     path = phone.folder / "m.json"
     manifest = json.loads(path.read_text())
     manifest["input"]["shape"] = [1, -1, -1, 1]
-    path.write_text(json.dumps(manifest))
+    sign(path, manifest)
     assert "--input_layer_shape=1,16,16,1" in phone("--dry_run").stdout
     assert phone().returncode == 0
     assert any("--input_layer_shape=1,16,16,1" in word for call in phone.calls() for word in call)

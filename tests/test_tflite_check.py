@@ -103,7 +103,7 @@ def test_limits_stand_in_the_manifest(tmp_path):
         path = model.with_suffix(".json")
         manifest = json.loads(path.read_text())
         change(manifest)
-        path.write_text(json.dumps(manifest))
+        exports.sign(path, manifest)
     done, report = report_of(tmp_path, strict, old, without)
     assert done.returncode == 2
     assert [gate["name"] for gate in report["models"][0]["gates"] if not gate["passed"]] == ["float model"]
@@ -147,6 +147,87 @@ def change_last_convolution(model, gain=1.0, offset=0):
         tree.buffers[graph.tensors[bias].buffer].data = list(sums.astype(np.int32).tobytes())
 
     exports.edit(model, change)
+
+
+def one_channels_scale(model):
+    """5 % up."""
+
+    def change(tree):
+        graph = tree.subgraphs[0]
+        kernel = next(tensor for tensor in graph.tensors if list(tensor.shape) == [4, 3, 3, 4])
+        kernel.quantization.scale = [
+            float(scale) * (1.05 if n == 1 else 1) for n, scale in enumerate(kernel.quantization.scale)
+        ]
+
+    exports.edit(model, change)
+
+
+def constant_of(shape, change_value):
+    """A fault in one value of the int8 file's constant of that shape and of integers."""
+
+    def plant(model):
+        def change(tree):
+            graph = tree.subgraphs[0]
+            tensor = next(
+                item
+                for item in graph.tensors
+                if list(item.shape) == shape and tree.buffers[item.buffer].data is not None
+            )
+            kind = np.int8 if len(shape) == 4 else np.int32
+            values = np.frombuffer(bytes(tree.buffers[tensor.buffer].data), kind).copy()
+            values[0] = change_value(values[0])
+            tree.buffers[tensor.buffer].data = list(values.tobytes())
+
+        exports.edit(model, change)
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        one_channels_scale,
+        constant_of([1, 3, 3, 4], lambda weight: weight + (1 if weight < 0 else -1)),
+        constant_of([1], lambda bias: bias + 20),
+        constant_of([4, 3, 3, 4], lambda weight: weight ^ 1),
+    ],
+    ids=["a channel's scale", "one weight", "one bias", "one bit"],
+)
+def test_a_slightly_wrong_driver_is_caught(tmp_path, fault):
+    model = planted(tmp_path, "int8", fault)
+    done, report = report_of(tmp_path, model)
+    assert done.returncode == 1, done.stdout
+    assert "golden" in {gate["name"] for gate in report["models"][0]["gates"] if not gate["passed"]}
+
+
+def test_elsewhere_the_limit_is_what_other_runtimes_reach(tmp_path):
+    (model,) = exports.copy(tmp_path, "float32")
+    manifest = json.loads(model.with_suffix(".json").read_text())
+    for made_on, limit in ((manifest["made_on"], ">= 140 dB"), ("riscv64 v", ">= 100 dB")):
+        exports.sign(model.with_suffix(".json"), {**manifest, "made_on": made_on})
+        _, report = report_of(tmp_path, model)
+        assert {gate["name"]: gate["limit"] for gate in report["models"][0]["gates"]}["golden"] == limit
+
+
+@pytest.mark.parametrize(("key", "value"), [("halo", 1), ("scale", 3), ("limits", {})])
+def test_a_manifest_that_was_changed_is_refused(tmp_path, key, value):
+    (model,) = exports.copy(tmp_path, "float32")
+    path = model.with_suffix(".json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    done, _ = report_of(tmp_path, model)
+    assert done.returncode == 2
+    assert "the manifest was changed since it was written" in done.stderr
+
+
+def test_golden_vectors_that_show_nothing_are_refused(tmp_path):
+    (model,) = exports.copy(tmp_path, "float32")
+    with np.load(model.with_suffix(".npz")) as file:
+        golden = dict(file)
+    np.savez(model.with_suffix(".npz"), **{**golden, "inputs": np.zeros_like(golden["inputs"])})
+    exports.reseal(model)
+    done, _ = report_of(tmp_path, model)
+    assert done.returncode == 2
+    assert "the golden vectors show nothing" in done.stderr
 
 
 def put_golden_of(other):
@@ -231,7 +312,7 @@ def test_the_manifest_must_describe_the_model(tmp_path):
     ):
         manifest = json.loads(path.with_suffix(".json").read_text())
         manifest["input"][key] = value
-        path.with_suffix(".json").write_text(json.dumps(manifest))
+        exports.sign(path.with_suffix(".json"), manifest)
     done, report = report_of(tmp_path, model, shape)
     assert done.returncode == 1
     assert "wrong scale or zero point" in report["models"][0]["gates"][-1]["measured"]

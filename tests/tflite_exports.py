@@ -6,6 +6,7 @@ tests of the exporter check the exporter; here only the files' format matters, a
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -47,6 +48,14 @@ def reseal(model):
     manifest = json.loads(path.read_text())
     manifest["model"].update(file=model.name, sha256=sha256(model), bytes=model.stat().st_size)
     manifest["golden"].update(file=model.with_suffix(".npz").name, sha256=sha256(model.with_suffix(".npz")))
+    sign(path, manifest)
+
+
+def sign(path, manifest):
+    """Writes a manifest with a digest of its content, by the rule in docs/tflite_manifest.md."""
+    manifest.pop("digest", None)
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    manifest["digest"] = hashlib.sha256(text.encode()).hexdigest()
     path.write_text(json.dumps(manifest))
 
 
@@ -91,6 +100,7 @@ def _write_all(folder):
     from ai_edge_litert.interpreter import Interpreter
 
     from drcn_keras.export.limits import limits_of
+    from drcn_keras.export.manifest import kernels
 
     def network(seed, channels, fault=""):
         generator = np.random.default_rng(seed)
@@ -167,6 +177,8 @@ def _write_all(folder):
             # Four 3x3 convolutions: 1 to 4 channels, twice 4 to 4, and 4 to 1.
             "macs": (SIDE * SIDE if side else 1) * 9 * (4 + 2 * 16 + 4) * channels,
             "parameters": 216,
+            "made_on": kernels(),
+            "tools": {"ai_edge_litert": importlib.metadata.version("ai-edge-litert")},
             "limits": limits_of(mode, np.dtype(taken["dtype"]).name),
         }
         path.with_suffix(".json").write_text(json.dumps(manifest))

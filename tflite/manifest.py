@@ -94,6 +94,10 @@ def read_manifest(model):
         raise CannotRun(
             f"{path}: manifest of format {manifest['format']}; this checker reads {FORMAT}. Export the model again."
         )
+    if manifest.get("digest") != digest(manifest):
+        raise CannotRun(
+            f"{path}: the manifest was changed since it was written: its digest is not that of its content."
+        )
     for key, kind in _REQUIRED.items():
         if not isinstance(manifest.get(key), kind):
             raise CannotRun(f"{path}: the manifest needs {key!r} as {kind.__name__}; found {manifest.get(key)!r}.")
@@ -105,6 +109,12 @@ def read_manifest(model):
         if manifest[key] not in choices:
             raise CannotRun(f"{path}: unknown {key} {manifest[key]!r}; expected one of {', '.join(choices)}.")
     return manifest
+
+
+def digest(manifest):
+    """SHA-256 of a manifest but for its own "digest": keys sorted, no spaces, UTF-8."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_golden(model):
@@ -129,6 +139,9 @@ def read_golden(model):
         raise CannotRun(f"{path}: damaged golden vectors: {error}.") from error
     if len({len(array) for array in golden.values()}) != 1 or not len(golden["names"]):
         raise CannotRun(f"{path}: damaged golden vectors: their arrays are of different lengths, or empty.")
+    pictures = [case for case, name in zip(golden["inputs"], golden["names"], strict=True) if is_real(str(name))]
+    if not pictures or all(np.ptp(case) == 0 for case in pictures):
+        raise CannotRun(f"{path}: the golden vectors show nothing: no patch of a photograph, or flat ones alone.")
     return golden
 
 
@@ -190,11 +203,22 @@ def to_tensor(image, described):
 
 
 def from_tensor(array, described):
-    """What the file gives, as float32 in the manifest's unit. `described`: the manifest's "output"."""
-    grid = described.get("quantization") or {"scale": 1.0, "zero_point": 0}
-    if np.issubdtype(array.dtype, np.integer):
+    """What the file gives, in the manifest's unit: whole numbers on a grid become float32, 8-bit levels stay.
+
+    `described`: the manifest's "output".
+    """
+    grid = described.get("quantization")
+    if grid:
         return np.float32(grid["scale"]) * (array.astype(np.float32) - grid["zero_point"])
     return array
+
+
+def input_top(manifest):
+    """The largest value that the input can hold, in the manifest's unit; infinite where it is float."""
+    described = manifest["input"]
+    if described["dtype"] == "float32":
+        return np.inf
+    return float(from_tensor(np.array(np.iinfo(described["dtype"]).max), described))
 
 
 def output_peak(manifest):

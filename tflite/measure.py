@@ -10,7 +10,7 @@ import time
 import numerics
 import numpy as np
 import runtime
-from manifest import CannotRun, is_real, output_peak, read_golden, read_manifest
+from manifest import CannotRun, from_tensor, is_real, output_peak, read_golden, read_manifest
 
 
 def main():
@@ -48,6 +48,7 @@ def measure(model, delegate, threads, runs, warmup, max_seconds):
     load_ms = 1000.0 * (time.perf_counter() - started)
     result = {
         "delegation": loaded.delegation,
+        "same_kernels": delegate == "xnnpack" and same_kernels(manifest),
         "input": _public(loaded.input),
         "output": _public(loaded.output),
         "interface_fault": _interface_fault(loaded, manifest, golden),
@@ -60,6 +61,12 @@ def measure(model, delegate, threads, runs, warmup, max_seconds):
     result["memory"] = {"before_load_mb": before, "peak_mb": peak, "model_mb": peak - before}
     result["numerics"] = _numerics(loaded, model, golden, manifest, threads, delegate)
     return result
+
+
+def same_kernels(manifest):
+    """Whether this runtime and this kind of processor are those that the golden outputs were made with."""
+    version = manifest.get("tools", {}).get("ai_edge_litert")
+    return runtime.runtime_version() == f"ai-edge-litert {version}" and runtime.kernels() == manifest.get("made_on")
 
 
 def golden_shape(manifest, golden):
@@ -138,14 +145,18 @@ def _speed(loaded, image, manifest, load_ms, runs, warmup, max_seconds):
 def _numerics(loaded, model, golden, manifest, threads, delegate):
     peak = output_peak(manifest)
     names = [str(name) for name in golden["names"]]
-    actual = loaded.run_all(golden["inputs"])
+
+    def run_all(chosen, model=loaded):
+        return from_tensor(model.run_all(chosen), manifest["output"])
+
+    golden = {**golden, **{key: from_tensor(golden[key], manifest["output"]) for key in ("outputs", "float_outputs")}}
+    actual = run_all(golden["inputs"])
     # Twice, and with other threads: the first and the last case, so that a slow device is done in time.
     some = sorted({0, len(names) - 1})
-    again = loaded.run_all(golden["inputs"][some])
+    again = run_all(golden["inputs"][some])
     other_threads = 1 if threads > 1 else 2
-    other = runtime.Model(model, other_threads, delegate, golden_shape(manifest, golden)).run_all(
-        golden["inputs"][some]
-    )
+    twin = runtime.Model(model, other_threads, delegate, golden_shape(manifest, golden))
+    other = run_all(golden["inputs"][some], twin)
     bad = ~np.isfinite(actual)
 
     def against(key):
@@ -174,7 +185,7 @@ def _numerics(loaded, model, golden, manifest, threads, delegate):
         for key, report in (("outputs", "against_golden"), ("float_outputs", "against_float")):
             if result[report]["all"]["psnr"] < numerics.PSNR_CAP:
                 result[report]["diagnosis"] = numerics.diagnose(
-                    golden["inputs"], actual, golden[key], peak, loaded.run_all if key == "outputs" else None
+                    golden["inputs"], actual, golden[key], peak, run_all if key == "outputs" else None
                 )
     return result
 

@@ -96,6 +96,16 @@ def unit(image):
     return image / 255.0
 
 
+def luma_of_gray(pixels):
+    """Gray uint8 to the luma that MATLAB's rgb2ycbcr gives gray colours: 16/255 to 235/255."""
+    return (16.0 + 219.0 / 255.0 * pixels) / 255.0
+
+
+def gray_of_luma(luma):
+    """The inverse of `luma_of_gray`, in [0, 1]."""
+    return (255.0 * luma - 16.0) / 219.0
+
+
 def to_bytes(image):
     """[0, 1] to uint8, clipped and rounded."""
     return np.round(255.0 * np.clip(image, 0.0, 1.0)).astype(np.uint8)

@@ -13,6 +13,8 @@ import sys
 import numpy as np
 from manifest import CannotRun
 
+# Beginnings of the names of processor features that change how LiteRT adds up.
+_KERNEL_FEATURES = ("avx", "fma", "f16c", "amx", "asimd", "sve", "i8mm", "bf16", "fphp")
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 
 
@@ -192,6 +194,13 @@ def device_facts():
         "numpy": np.__version__,
         "runtime": runtime_version(),
     }
+
+
+def kernels():
+    """What decides which of LiteRT's kernels run, spelled as the manifest's "made_on": processor and features."""
+    fields = _fields("/proc/cpuinfo")
+    words = (fields.get("flags") or fields.get("Features") or "").split()
+    return " ".join([platform.machine(), *(word for word in sorted(set(words)) if word.startswith(_KERNEL_FEATURES))])
 
 
 def usable_cores():

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pictures
-from manifest import CannotRun, end, from_tensor, identity_fault, output_peak, read_manifest, to_tensor
+from manifest import CannotRun, end, from_tensor, identity_fault, input_top, output_peak, read_manifest, to_tensor
 from runtime import Model, usable_cores
 from transparency import extend_colors, reach
 
@@ -66,7 +66,7 @@ def upscale(model, manifest, pixels, tile=256, progress=None):
     Raises:
         CannotRun: the model cannot be tiled, or not be resized to a small image.
     """
-    scale, gray = manifest["scale"], pixels.ndim == 2
+    scale, gray, narrow = manifest["scale"], pixels.ndim == 2, False
     whole = manifest["pipeline"] == "rgb"
     colour = whole or manifest.get("channels", 1) == 3
     result = np.empty((scale * pixels.shape[0], scale * pixels.shape[1], *pixels.shape[2:]), np.uint8)
@@ -75,7 +75,10 @@ def upscale(model, manifest, pixels, tile=256, progress=None):
         given = np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if gray else pixels
         convert = pictures.unit
     else:
-        given, convert = (pixels[..., None], pictures.unit) if gray else (pixels, _ycbcr_of_bytes)
+        # A grid that ends at the luma of white holds a gray picture as the luma of its colours, as in a photograph.
+        narrow = gray and input_top(manifest) < 1.0
+        convert = pictures.luma_of_gray if narrow else pictures.unit if gray else _ycbcr_of_bytes
+        given = pixels[..., None] if gray else pixels
     for top, bottom, first, last in tiles.bands:
         ilr = given[top:bottom] if whole else pictures.enlarge(given, scale, (top, bottom), convert)
         sr = tiles.run(ilr if colour else ilr[..., :1], first - top, last - top) / output_peak(manifest)
@@ -83,6 +86,8 @@ def upscale(model, manifest, pixels, tile=256, progress=None):
             ilr = ilr[first - top : last - top]
             ilr[..., 0] = sr[..., 0]
             sr = pictures.ycbcr_to_rgb(ilr)
+        elif narrow:
+            sr = pictures.gray_of_luma(sr)
         rows = slice(tiles.factor * first, tiles.factor * last)
         result[rows] = pictures.to_bytes(sr.mean(axis=2) if gray else sr)
     return result

@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib.metadata
+import json
 import os
+import platform
 
 import numpy as np
 
@@ -10,6 +12,9 @@ import drcn_keras
 from drcn_keras.export import fidelity, flatbuffer, runner
 from drcn_keras.export.limits import limits_of
 from drcn_keras.export.pipeline import lr_halo
+
+# Beginnings of the names of processor features that change how LiteRT adds up.
+KERNEL_FEATURES = ("avx", "fma", "f16c", "amx", "asimd", "sve", "i8mm", "bf16", "fphp")
 
 
 def describe(exporter, pipeline, mode, content, packed, golden):
@@ -24,8 +29,8 @@ def describe(exporter, pipeline, mode, content, packed, golden):
     """
     model, stem = exporter.model, exporter.stem(pipeline, mode)
     real = [index for index, name in enumerate(golden["names"]) if name.startswith("patch_")]
-    peak = 255.0 if pipeline == "rgb" else 1.0
     boundaries = _boundaries(content, exporter.options.dynamic_shape)
+    peak = 255.0 if pipeline == "rgb" else 1.0
     return {
         "format": 2,
         "model": _file_entry(f"{stem}.tflite", content),
@@ -48,7 +53,26 @@ def describe(exporter, pipeline, mode, content, packed, golden):
         "test": [],
         "source": {"model": os.path.basename(exporter.source), "sha256": sha256_of_file(exporter.source)},
         "tools": _versions(),
+        "made_on": kernels(),
     }
+
+
+def seal(manifest):
+    """The manifest with `digest`: SHA-256 of all the rest, keys sorted, no spaces, as UTF-8. A change shows."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return {**rest, "digest": sha256(text.encode())}
+
+
+def kernels():
+    """What decides which of LiteRT's kernels run: the processor, and on Linux those of its features that they use."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            found = next((line for line in file if line.lower().startswith(("flags", "features"))), "")
+    except OSError:
+        found = ""
+    kinds = [word for word in sorted(set(found.split())) if word.startswith(KERNEL_FEATURES)]
+    return " ".join([platform.machine(), *kinds])
 
 
 def _file_entry(name, content):

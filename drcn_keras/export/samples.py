@@ -1,6 +1,7 @@
 """The images that an export looks at: calibration patches, and the golden vectors' inputs."""
 
 import os
+import sys
 
 import numpy as np
 
@@ -12,6 +13,9 @@ MIN_IMAGES = 4
 PATCHES = 128
 EXTREMES = 8
 CALIBRATION_SIDE = 64
+# Shares of the range of photographs that the representative images must hold, and should.
+COVERED_AT_LEAST = 0.6
+COVERED_WELL = 0.85
 
 
 def representative_patches(folder, scale, channels):
@@ -63,6 +67,25 @@ def representative_patches(folder, scale, channels):
     return np.concatenate([real, constant])
 
 
+def refuse_narrow(images, own):
+    """Raises UserError where representative images are so dark, bright or flat that photographs lie outside them.
+
+    Args:
+        images: representative patches, values in [0, 1].
+        own: the package's own photographs, likewise.
+    """
+    reach, wanted = (np.percentile(some[some.std(axis=(1, 2, 3)) > 0], (1, 99)) for some in (images, own))
+    covered = (min(reach[1], wanted[1]) - max(reach[0], wanted[0])) / (wanted[1] - wanted[0])
+    told = (
+        f"the representative images hold values from {reach[0]:.2f} to {reach[1]:.2f}, the photographs that the export "
+        f"is checked with {wanted[0]:.2f} to {wanted[1]:.2f}"
+    )
+    if covered < COVERED_AT_LEAST:
+        raise UserError(f"{told}: expected {COVERED_AT_LEAST:.0%} of that range or more; choose varied photographs.")
+    if covered < COVERED_WELL:
+        print(f"warning: {told}: more varied photographs would calibrate better.", file=sys.stderr)
+
+
 def golden_inputs(pipeline, height, width):
     """Test inputs of one file's size.
 
@@ -71,7 +94,7 @@ def golden_inputs(pipeline, height, width):
         height, width: pixels of the low-resolution image.
 
     Returns:
-        (names, inputs): patches of scikit-image's photographs, black, white, a gradient, noise.
+        (names, inputs): patches of scikit-image's photographs, black, white, a gradient, a checkerboard, noise.
     """
     _, rows, columns, channels = pipeline.shape(height, width)
     random = np.random.default_rng(0)
@@ -89,6 +112,7 @@ def golden_inputs(pipeline, height, width):
     shape = (rows, columns, channels)
     cases["black"], cases["white"] = np.zeros(shape), np.ones(shape)
     cases["gradient"] = np.broadcast_to(ramp, shape)
+    cases["checkerboard"] = np.broadcast_to(np.indices((rows, columns)).sum(axis=0)[..., None] % 2, shape)
     cases["noise"] = random.random(shape)
     inputs = np.stack(list(cases.values()))
     if pipeline.kind == "rgb":
@@ -101,7 +125,13 @@ def _photographs(channels):
     import skimage.data
 
     folder = os.path.dirname(skimage.data.__file__)
-    for name, row, column in (("astronaut.png", 0, 150), ("chelsea.png", 60, 100), ("coffee.png", 100, 200)):
+    for name, row, column in (
+        ("astronaut.png", 0, 150),
+        ("chelsea.png", 60, 100),
+        ("coffee.png", 100, 200),
+        ("ihc.png", 250, 100),
+        ("motorcycle_left.png", 150, 250),
+    ):
         pixels = image_files.read_image(os.path.join(folder, name))[row:, column:]
         yield (image.luma(pixels)[..., None] if channels == 1 else pixels) / 255.0
 

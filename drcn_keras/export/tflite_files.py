@@ -17,7 +17,7 @@ from drcn_keras.errors import UserError
 from drcn_keras.export import names, runner
 from drcn_keras.export.exporter import Exporter
 from drcn_keras.export.limits import required_psnr
-from drcn_keras.export.manifest import describe
+from drcn_keras.export.manifest import describe, seal
 from drcn_keras.files import write_atomically
 
 
@@ -49,6 +49,12 @@ def export(
     """
     if set(modes) & set(names.CALIBRATED) and not (exporter.ranges and set(modes) <= {"int8"}):
         _ = exporter.representative  # What is missing is said before anything is written.
+    if "dynamic" in modes and not exporter.options.representative_dir:
+        print(
+            "warning: dynamic without representative images is about 5 dB further from the float network; "
+            "expected `representative_dir`.",
+            file=sys.stderr,
+        )
     refuse_existing(exporter, output, pipelines, modes, overwrite)
     os.makedirs(output, exist_ok=True)
     jobs = [(pipeline, mode) for pipeline in pipelines for mode in modes]
@@ -93,6 +99,7 @@ def _export_one(exporter, output, pipeline, mode, data_dir, inspect):
     write_atomically(f"{path}.npz", lambda file: file.write(packed.getvalue()))
     write_atomically(f"{path}.tflite", lambda file: file.write(content))
     # The manifest last: where it stands, the other two are whole.
+    manifest = seal(manifest)
     text = json.dumps(manifest, indent=2) + "\n"
     write_atomically(f"{path}.json", lambda file: file.write(text.encode()))
     logging.info("%s: %d bytes, %.2f dB against the float model", stem, len(content), manifest["psnr_vs_float"])
