@@ -62,8 +62,7 @@ def batch(
         beam_flags: Beam's own, such as "--runner=FlinkRunner" or "--direct_num_workers=2".
 
     Returns:
-        {"upscaled", "present", "bad", "pixels"}: numbers of images made by the last run, there before it, and
-        refused; of pixels made.
+        {"upscaled", "present", "bad", "pixels"}: images made by the last run, there before, refused; pixels made.
 
     Raises:
         UserError: no file matches, a setting is wrong, `output` holds results of other settings, or Beam fails.
@@ -82,22 +81,30 @@ def batch(
     _check_record(output, record)
     bad_file = bad_file or posixpath.join(output, "bad_images.jsonl")
     targets = {target_of(source, pattern, output) for source in sources}
-    with _Progress(targets, output) as progress:
-        fruitless, counters = 0, None
-        while counters is None:
+    counters = _run_to_end(
+        lambda: pipeline(options, Upscale(contents, scale, tile, precision), pattern, output, bad_file, runner),
+        _Progress(targets, output),
+        isinstance(runner, FnApiRunner),
+    )
+    _remove_partial(output)
+    return counters
+
+
+def _run_to_end(make, shown, local):
+    """Runs pipelines of `make` until one ends well. A local one that got anywhere goes on with what is missing."""
+    fruitless = 0
+    with shown as progress:
+        while True:
             before = progress.done
-            work = pipeline(options, Upscale(contents, scale, tile, precision), pattern, output, bad_file, runner)
             try:
-                counters = _finished(work)
+                return _finished(make())
             except Exception as error:  # Of Beam's own kinds, and whatever a worker raised, as text.
                 progress.update()
                 fruitless = fruitless + 1 if progress.done == before else 0
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                if not isinstance(runner, FnApiRunner) or fruitless >= _FRUITLESS_RUNS:
+                if not local or fruitless >= _FRUITLESS_RUNS:
                     raise UserError(f"Beam failed; the same command goes on with what is missing: {reason}") from error
                 tqdm.write(f"a worker failed ({reason}); going on with what is missing", file=sys.stderr)
-    _remove_partial(output)
-    return counters
 
 
 def _finished(work):

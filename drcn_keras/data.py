@@ -101,8 +101,12 @@ def load_pairs(
                 continue
             lr = given[factor] if given else shrink(original / 255.0, factor)
             pairs.append(Pair(path, original, lr.astype(np.float32), factor))
+    return _told(pairs, skipped, len(paths), min_side)
+
+
+def _told(pairs, skipped, given, min_side):
     if not pairs:
-        raise UserError(f"none of the {len(paths)} images can be used; expected {min_side} pixels or more each way.")
+        raise UserError(f"none of the {given} images can be used; expected {min_side} pixels or more each way.")
     if skipped:
         logging.warning("%d images skipped, %d used", skipped, len(pairs))
     return pairs

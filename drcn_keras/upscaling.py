@@ -109,54 +109,53 @@ def upscale_files(
 
     Args:
         model: a `DRCN`, or what `drcn_keras.load` takes.
-        inputs: list of paths of images and folders.
-        output: path; a folder unless `inputs` is one image and this ends in an image's suffix. "-" is standard output,
-            and standard input among `inputs`.
+        inputs: paths of images and folders; "-" is standard input.
+        output: a folder, unless `inputs` is one image and this ends in an image's suffix; "-" is standard output.
         scale, width, height, tile, self_ensemble, precision: as in `upscale`; what "auto" comes to is told.
-        overwrite: replace files that exist.
-        skip_existing: leave out images whose result exists.
+        overwrite: replace files that exist; skip_existing: leave out images whose result exists.
         recursive: take folders with all below them, and keep their tree.
         strip_metadata: drop EXIF (GPS too), XMP and resolution, which are kept where the format holds them.
         max_megapixels: read images of up to so many million pixels; None: 179, Pillow's limit against bombs.
 
     Returns:
-        list of the paths written.
+        The paths written.
 
     Raises:
-        UserError: no image, no right to write, a file in the way, a model for another scale, or an image named by
-            `inputs` itself that cannot be read (after the others are done).
+        UserError: a file in the way, a model for another scale, or an image of `inputs` that cannot be read.
     """
     check_factor(scale)
-    jobs = undone(plan(inputs, output, recursive), overwrite, skip_existing)
-    if not jobs:
+    if not (jobs := undone(plan(inputs, output, recursive), overwrite, skip_existing)):
         return []
-    for folder in dict.fromkeys(os.path.dirname(target) or "." for _, target in jobs if target != STANDARD):
+    for folder in {os.path.dirname(target) or "." for _, target in jobs if target != STANDARD}:
         make_folder(folder)
     model = loaded(model)
     if width is None and height is None:
         enlargement(model, (1, 1), scale)  # What cannot work is told before the first image is read.
     check_tile(tile, model)
-    # Said once, and not before an image is there to be upscaled: an error is one line.
     announced_once = functools.cache(announced)
 
-    def one(source, target):
-        with pixel_limit(max_megapixels):
-            animation, pixels, profile, metadata = _read(source, _named(target))
-        factor = enlargement(model, pixels.shape, scale, width, height)
-        down, across = both(factor)
-        size = resized_side(pixels.shape[0], down), resized_side(pixels.shape[1], across)
-        check_writable(_named(target), pixels, size)
-        if strip_metadata:
-            metadata = metadata.without_private()
+    def larger(image, factor):
+        return upscaled(image, model, factor, tile, True, self_ensemble, announced_once(precision))
 
-        def larger(image):
-            return upscaled(image, model, factor, tile, True, self_ensemble, announced_once(precision))
+    size = functools.partial(enlargement, model, scale=scale, width=width, height=height)
+    return _all_done(functools.partial(_prepared, size, larger, strip_metadata, max_megapixels), jobs, inputs)
 
-        if animation:
-            return lambda: _write_frames(target, animation.mapped(larger), profile)
-        return lambda: _write(target, larger(pixels), profile, metadata)
 
-    return _all_done(one, jobs, inputs)
+def _prepared(size, larger, strip_metadata, max_megapixels, source, target):
+    """Reads an image and makes sure that its result can be written. Returns what makes and writes the result.
+
+    `size`: function of an image's shape to the factors; `larger`: function of (pixels, factors) to the result.
+    """
+    with pixel_limit(max_megapixels):
+        animation, pixels, profile, metadata = _read(source, _named(target))
+    factor = size(pixels.shape)
+    down, across = both(factor)
+    check_writable(_named(target), pixels, (resized_side(pixels.shape[0], down), resized_side(pixels.shape[1], across)))
+    if strip_metadata:
+        metadata = metadata.without_private()
+    if animation:
+        return lambda: _write_frames(target, animation.mapped(lambda image: larger(image, factor)), profile)
+    return lambda: _write(target, larger(pixels, factor), profile, metadata)
 
 
 def _read(source, target):
