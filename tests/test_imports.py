@@ -76,6 +76,7 @@ APART = {
         "pipeline",
         "metadata",
         "tune",
+        "integer",
         "samples",
         "fidelity",
         "limits",

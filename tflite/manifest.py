@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 FORMAT = 2
-MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
+MODES = ("float32", "float16", "dynamic", "int8", "int8_full", "int16x8")
 PIPELINES = ("luma", "rgb")
 
 _REQUIRED = {

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from drcn_keras import inference
 from drcn_keras.errors import UserError
-from drcn_keras.export import fidelity, metadata, names, quantize, runner, samples, tune
+from drcn_keras.export import fidelity, integer, metadata, names, quantize, runner, samples, tune
 from drcn_keras.export.pipeline import Pipeline, lr_halo, to_tflite
 from drcn_keras.inputs import load_at
 from drcn_keras.model import DRCN
@@ -93,8 +93,23 @@ class Exporter:
         label = f"_{self.options.label}" if self.options.label else ""
         return f"drcn_x{self.model.scale}_{pipeline}{dtype}_{mode}{label}"
 
+    def refuse(self, pipeline: str, mode: str) -> None:
+        """Raises UserError where there is no such file of this model."""
+        if mode == "int8_full" and (pipeline != "luma" or self.options.dynamic_shape):
+            raise UserError(
+                "int8_full is made for luma files of a fixed size (LiteRT's quantiser has no DEPTH_TO_SPACE); expected "
+                f"`pipeline` luma and no dynamic_shape, received {pipeline}{', any size' * self.options.dynamic_shape}."
+            )
+
     def content(self, pipeline: str, mode: str) -> bytes:
-        """The bytes of one .tflite file."""
+        """The bytes of one .tflite file.
+
+        Raises:
+            UserError: no such file is made of this model.
+        """
+        self.refuse(pipeline, mode)
+        if mode == "int8_full":
+            return self._integer_content()
         if mode not in self._prepared:
             self._prepared[mode] = self._prepare(mode)
         network, ranges = self._prepared[mode]
@@ -102,6 +117,23 @@ class Exporter:
         graph = self._pipeline(pipeline, network)
         content = quantize.to_mode(to_tflite(graph, *size), mode, ranges)
         return metadata.attach(content, metadata.describe(self.model, graph, mode, self.options.license))
+
+    def _integer_content(self):
+        size = self.model.scale * self.options.lr_height, self.model.scale * self.options.lr_width
+        graph = self._pipeline("luma", self.network)
+        about = metadata.describe(self.model, graph, "int8_full", self.options.license)
+        return metadata.attach(self._integer.luma_file(self._integer.luma, *size), about)
+
+    @functools.cached_property
+    def _integer(self):
+        """The network on integers from end to end."""
+        network, ranges = self.network, self.ranges
+        if self.tuning:
+            network, content, _ = self._rounded
+            ranges = self._ranges(content, "int8_full")
+        elif not ranges:
+            ranges = self._ranges(self._luma(network), "int8_full")
+        return integer.IntegerNetwork(self.model, network, ranges, self.representative)
 
     def _pipeline(self, kind, network):
         return Pipeline(self.model, kind, network, self.options.rgb_dtype)
@@ -160,8 +192,10 @@ class Exporter:
         """Golden vectors of a file: names, inputs, the float model's outputs, the file's own."""
         reference = self._pipeline(pipeline, self.reference)
         cases, inputs = samples.golden_inputs(reference, self.options.lr_height, self.options.lr_width)
-        floats = np.concatenate([np.asarray(reference(tf.constant(case[None]))) for case in inputs])
         run = runner.Runner(content)
+        inputs = run.taken(inputs)
+        floats = np.concatenate([np.asarray(reference(tf.constant(case[None]))) for case in run.meant(inputs)])
+        floats = run.given(floats)
         return {
             "names": np.array(cases),
             "inputs": inputs,

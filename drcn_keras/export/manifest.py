@@ -30,7 +30,8 @@ def describe(exporter, pipeline, mode, content, packed, golden):
     model, stem = exporter.model, exporter.stem(pipeline, mode)
     real = [index for index, name in enumerate(golden["names"]) if name.startswith("patch_")]
     boundaries = _boundaries(content, exporter.options.dynamic_shape)
-    peak = 255.0 if pipeline == "rgb" else 1.0
+    # An int8 image has 255 steps, like one of 8-bit levels.
+    peak = 255.0 if pipeline == "rgb" or boundaries["output"]["dtype"] == "int8" else 1.0
     return {
         "format": 2,
         "model": _file_entry(f"{stem}.tflite", content),

@@ -5,8 +5,8 @@ What the n-th operator of a kind writes is named after its layer ("inference_3")
 """
 
 PIPELINES = ("luma", "rgb")
-MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
-CALIBRATED = ("int8", "int16x8")
+MODES = ("float32", "float16", "dynamic", "int8", "int8_full", "int16x8")
+CALIBRATED = ("int8", "int8_full", "int16x8")
 EIGHT_BIT = ("dynamic", *CALIBRATED)
 
 EMBEDDING_1 = "embedding_1"

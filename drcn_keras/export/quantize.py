@@ -19,6 +19,14 @@ from drcn_keras.export import flatbuffer, names
 
 _HEAVY = names.pattern(*names.HEAVY)
 _STATE = names.pattern(names.STATE)
+_WHOLE = (
+    Operation.INPUT,
+    Operation.OUTPUT,
+    Operation.CONV_2D,
+    Operation.ADD,
+    Operation.CONCATENATION,
+    Operation.STRIDED_SLICE,
+)
 _LEVELS = 255
 _SAMPLES = 200_000
 
@@ -44,6 +52,10 @@ def to_mode(content, mode, ranges=None):
         rules.add_dynamic_config(_HEAVY, Operation.CONV_2D, num_bits=8)
         # Its rounding would go through every recursion, and it is called once: 8 bit in the file, float at work.
         rules.add_weight_only_config(names.pattern(names.EMBEDDING_2), Operation.CONV_2D, num_bits=8)
+    elif mode == "int8_full":
+        for operation in _WHOLE:
+            rules.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
+        calibration = {name: _statistics(*bounds) for name, bounds in ranges.items()}
     else:
         bits = {"int8": 8, "int16x8": 16}[mode]
         for pattern, operation in ((_HEAVY, Operation.CONV_2D), (_STATE, Operation.ADD)):
@@ -117,6 +129,13 @@ def values(content, images, pattern):
     return {name: np.stack(maps) for name, maps in found.items()}
 
 
+def int8_values(content, images, name):
+    """The feature map of that name in a luma file of integers, in real numbers, image after image."""
+    for found, value in _all_values(content, images):
+        if found == name:
+            yield value
+
+
 def _all_values(content, images):
     """(name, value (height, width, channels)) of every feature map, image after image."""
     with _looking_inside():
@@ -129,11 +148,18 @@ def _all_values(content, images):
         for detail in interpreter.get_tensor_details()
         if len(detail["shape"]) == 4 and detail["name"] and "/" not in detail["name"]
     ]
+    scale, zero = interpreter.get_input_details()[0]["quantization"]
     for image in images:
+        if scale:
+            image = np.clip(np.round(image / scale) + zero, -128, 127).astype(np.int8)
         interpreter.set_tensor(entry, image[None])
         interpreter.invoke()
         for detail in details:
-            yield detail["name"], interpreter.get_tensor(detail["index"])[0]
+            value = interpreter.get_tensor(detail["index"])[0]
+            if scale:
+                step, offset = detail["quantization"]
+                value = np.float32(step) * (value.astype(np.float32) - offset)
+            yield detail["name"], value
 
 
 def best_range(seen):
@@ -163,7 +189,7 @@ def _whole_range(seen):
 def calibrate(content, images, mode):
     """The ranges for `to_mode` from representative images: all that was seen at 16 bit, the best cut at 8."""
     observed = observe(content, images)
-    chosen = best_range if mode == "int8" else _whole_range
+    chosen = _whole_range if mode == "int16x8" else best_range
     ranges = {name: chosen(seen) for name, seen in observed.items()}
     # One range for all that the recursions read. A bias is stored in steps of its input's scale: this way one bias
     # serves every call, and the file does not grow with D by more than operators.

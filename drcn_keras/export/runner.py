@@ -1,6 +1,6 @@
 """Runs a written .tflite file against its golden vectors with nothing but NumPy and ai-edge-litert.
 
-`python tools/litert/check.py MODEL.tflite GOLDEN.npz` prints one line of JSON and ends with 0 when the file gives
+`python drcn_keras/export/runner.py MODEL.tflite GOLDEN.npz` prints one line of JSON and ends with 0 when the file gives
 what the golden file says it gave.
 """
 
@@ -29,6 +29,24 @@ class Runner:
         self.entry = self.interpreter.get_input_details()[0]["index"]
         self.exit = self.interpreter.get_output_details()[0]["index"]
         self.shape = None
+        self._entry_grid = self.interpreter.get_input_details()[0]["quantization"]
+        self._exit_grid = self.interpreter.get_output_details()[0]["quantization"]
+
+    def taken(self, images):
+        """Images in real numbers as what the file takes: rounded where its input has an integer grid."""
+        return _stepped(images, *self._entry_grid)
+
+    def meant(self, images):
+        """What the file's input stands for, in real numbers."""
+        return _unstepped(images, *self._entry_grid)
+
+    def given(self, images):
+        """Images in real numbers as the file would give them."""
+        return _stepped(images, *self._exit_grid)
+
+    def real(self, image):
+        """One image in real numbers through the file, to real numbers."""
+        return _unstepped(self(self.taken(image)), *self._exit_grid)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """One image (height, width, channels) through the file."""
@@ -39,6 +57,14 @@ class Runner:
         self.interpreter.set_tensor(self.entry, image[None])
         self.interpreter.invoke()
         return self.interpreter.get_tensor(self.exit)[0]
+
+
+def _stepped(images, step, zero):
+    return np.clip(np.round(images / step) + zero, -128, 127).astype(np.int8) if step else images
+
+
+def _unstepped(images, step, zero):
+    return np.float32(step) * (images.astype(np.float32) - zero) if step else images
 
 
 def check(model_path: str, golden_path: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def representative_patches(folder, scale, channels):
     side = CALIBRATION_SIDE
     if not folder:
         raise UserError(
-            "int8 and int16x8 measure the ranges of their tensors on photographs; expected `representative_dir`, "
+            "int8, int8_full and int16x8 measure the ranges of their tensors on photographs; expected `representative_dir`, "
             "a folder of training images (never of test images)."
         )
     paths = image_files.list_images(folder)

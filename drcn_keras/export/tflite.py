@@ -32,7 +32,7 @@ def define_flags(values=FLAGS):
     define("integer", "lr_width", 64, "pixels of the low-resolution image", lower_bound=1)
     define("bool", "dynamic_shape", False, "let the file take any size, for runtimes that resize")
     define("enum", "rgb_dtype", "uint8", ["uint8", "float32"], "ends of the rgb pipeline; browsers want float32")
-    define("string", "representative_dir", "", "training photographs; int8 and int16x8 need them")
+    define("string", "representative_dir", "", "training photographs; int8, int8_full and int16x8 need them")
     define("string", "data_dir", "", "original photographs to measure the luma files on")
     define("string", "license", "", f"of the weights, written into the file; the presets' is {PRESETS_LICENSE}")
     define("bool", "overwrite", False, "replace files that exist")

@@ -45,8 +45,11 @@ def export(
         list of manifests (dicts), one for each .tflite.
 
     Raises:
-        UserError: a mode needs representative images, a file exists, a file failed its check.
+        UserError: a mode is not for a pipeline or needs representative images, a file exists or failed its check.
     """
+    jobs = [(pipeline, mode) for pipeline in pipelines for mode in modes]
+    for pipeline, mode in jobs:
+        exporter.refuse(pipeline, mode)
     if set(modes) & set(names.CALIBRATED) and not (exporter.ranges and set(modes) <= {"int8"}):
         _ = exporter.representative  # What is missing is said before anything is written.
     if "dynamic" in modes and not exporter.options.representative_dir:
@@ -57,7 +60,6 @@ def export(
         )
     refuse_existing(exporter, output, pipelines, modes, overwrite)
     os.makedirs(output, exist_ok=True)
-    jobs = [(pipeline, mode) for pipeline in pipelines for mode in modes]
     manifests = []
     for pipeline, mode in tqdm(jobs, desc="export", unit="file", disable=None):
         manifests.append(_export_one(exporter, output, pipeline, mode, data_dir, inspect))

@@ -22,7 +22,7 @@ _REFIT_DAMPING = 1e-4
 _INPUTS = {names.EMBEDDING_2: names.EMBEDDING_1, names.INFERENCE: names.STATE, names.RECONSTRUCTION_1: names.STATE}
 
 
-def _copy(network):
+def copy(network):
     """A network of its own with the same weights."""
     twin = keras.models.clone_model(network)
     twin.set_weights(network.get_weights())
@@ -41,7 +41,7 @@ def equalize(network, observed, floor=0.3):
     Returns:
         a network.
     """
-    twin = _copy(network)
+    twin = copy(network)
 
     def factors(*roles):
         seen = [stats["channels"] for name, stats in observed.items() if names.role_of(name) in roles]
@@ -73,21 +73,21 @@ def round_kernels(network, content, images):
         content: its float luma file.
         images: representative ILR patches.
     """
-    twin = _copy(network)
+    twin = copy(network)
     maps = quantize.values(content, images[::_EVERY_IMAGE], names.pattern(*_INPUTS.values(), names.EMBEDDING_2))
     for name, role in _INPUTS.items():
         sources = [seen for tensor, seen in maps.items() if names.role_of(tensor) == role]
         if name == names.INFERENCE:
             # H_0 to H_(D-1) go in, H_1 to H_D come out.
             sources = [maps[names.tensor(names.EMBEDDING_2, 1)], *sources[:-1]]
-        second_moment = sum(rows.T @ rows for rows in (_rows(source, _EVERY) for source in sources))
+        second_moment = sum(fields.T @ fields for fields in (rows(source, _EVERY) for source in sources))
         layer = twin.get_layer(name)
         kernel, bias = layer.get_weights()
-        layer.set_weights([_rounded_kernel(kernel, second_moment), bias])
+        layer.set_weights([round_kernel(kernel, second_moment), bias])
     return twin
 
 
-def _rows(maps, every=1):
+def rows(maps, every=1):
     """Receptive fields of a 3x3 convolution inside maps (n, h, w, c): (rows, 9 * c), as a kernel lies.
 
     `every`: of each so many rows and columns of the image one is taken.
@@ -96,19 +96,37 @@ def _rows(maps, every=1):
     return windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 9 * maps.shape[-1])
 
 
-def _rounded_kernel(kernel, second_moment):
+def round_layer(layer, images):
+    """Puts a convolution's kernel on its 8-bit grid, for inputs like `images` (count, height, width, channels)."""
+    kernel, bias = layer.get_weights()
+    fields = rows(images, _EVERY)
+    layer.set_weights([round_kernel(kernel, fields.T @ fields), bias])
+
+
+def round_kernel(kernel, second_moment, step=None, most=127, damping=_GPTQ_DAMPING):
+    """A kernel on an integer grid, each weight's rounding error made up for by those that follow.
+
+    Args:
+        kernel: (height, width, in, out).
+        second_moment: (n, n) of the n = height * width * in inputs, as `rows` puts them.
+        step: of the grid; None: each output channel's largest weight is 127 steps.
+        most: steps that a weight may have, a number or one for each input.
+        damping: share of the mean square that is added to every input's.
+    """
     weights = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
-    step = np.abs(weights).max(axis=0) / 127.0
-    step[step == 0.0] = 1.0
+    if step is None:
+        step = np.abs(weights).max(axis=0) / 127.0
+        step[step == 0.0] = 1.0
+    most = np.broadcast_to(most, len(weights))
     moment = second_moment.astype(np.float64)
-    moment += _GPTQ_DAMPING * np.mean(np.diag(moment)) * np.eye(len(moment))
+    moment += damping * np.mean(np.diag(moment)) * np.eye(len(moment))
     order = np.argsort(-np.diag(moment))
     # Rows of the inverse's Cholesky factor say how the weights to come make up for one weight's error.
     factor = np.linalg.cholesky(np.linalg.inv(moment[np.ix_(order, order)])).T
-    weights = weights[order]
+    weights, most = weights[order], most[order]
     result = np.empty_like(weights)
     for row in range(len(weights)):
-        result[row] = np.clip(np.round(weights[row] / step), -127, 127) * step
+        result[row] = np.clip(np.round(weights[row] / step), -most[row], most[row]) * step
         error = (weights[row] - result[row]) / factor[row, row]
         weights[row + 1 :] -= np.outer(factor[row, row + 1 :], error)
     unordered = np.empty_like(result)
@@ -125,19 +143,19 @@ def refit(network, content, images, target):
         images: representative ILR patches.
         target: what the float network makes of them, (count, height, width, channels).
     """
-    twin = _copy(network)
+    twin = copy(network)
     layer = twin.get_layer(names.RECONSTRUCTION_2)
     kernel, bias = layer.get_weights()
     # Where one recursion is in use there is nothing to add up.
     first = names.tensor(names.WEIGHTED, 1)
     sums = quantize.values(content, images, f"{names.pattern(names.ENSEMBLE)}|{first}$")
     last = max(sums.keys() - {first}, key=names.number_of, default=first)
-    rows = _rows(sums[last]).astype(np.float64)
-    rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+    fields = rows(sums[last]).astype(np.float64)
+    fields = np.concatenate([fields, np.ones((len(fields), 1))], axis=1)
     start = np.concatenate([kernel.reshape(-1, kernel.shape[-1]), bias[None]]).astype(np.float64)
     wanted = target[:, 1:-1, 1:-1].reshape(-1, target.shape[-1])
-    moment = rows.T @ rows
+    moment = fields.T @ fields
     damped = moment + _REFIT_DAMPING * np.mean(np.diag(moment)) * np.eye(len(moment))
-    fitted = start + np.linalg.solve(damped, rows.T @ (wanted - rows @ start))
+    fitted = start + np.linalg.solve(damped, fields.T @ (wanted - fields @ start))
     layer.set_weights([fitted[:-1].reshape(kernel.shape), fitted[-1]])
     return twin

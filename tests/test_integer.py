@@ -1,0 +1,146 @@
+"""Files of integers from end to end: what they are made of, what they compute, and what a compiler for an NPU takes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from kit import PHOTOGRAPHS, ROOT, small_drcn
+from PIL import Image
+
+import drcn_keras
+from drcn_keras import image, inference
+from drcn_keras.errors import UserError
+
+pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
+pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
+
+from drcn_keras.export import flatbuffer, integer, runner, tflite_files
+from drcn_keras.export.exporter import Exporter, Options
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ai_edge_litert"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ai_edge_quantizer"),
+]
+
+
+def patches(count, side, scale=2):
+    pixels = np.asarray(Image.open(PHOTOGRAPHS / "astronaut.png"), np.float64) / 255.0
+    luma = image.rgb_to_ycbcr(pixels)[..., :1]
+    cuts = [luma[40 * number :, 30 * number :][:side, :side] for number in range(count)]
+    return np.stack([image.enlarge(image.shrink(cut, scale), scale) for cut in cuts]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """(model, exporter, bytes of its whole-integer luma file) of a thin network: recursion 2 of 3 is not in use."""
+    model = small_drcn(3, 4, 1, 2, kept=0.5, spread=0.05, ensemble=np.array([0.6, 0.0, 0.45]))
+    exporter = Exporter(model, "model.keras", Options(lr_height=16, lr_width=20, representative_dir="given"))
+    exporter.__dict__["representative"] = patches(6, 64)
+    return model, exporter, exporter.content("luma", "int8_full")
+
+
+def test_every_operator_and_both_ends_are_int8(made):
+    content = made[2]
+    types = flatbuffer.tensor_types(content)
+    assert {kind for _, _, kind, _ in types} == {"int8"}
+    # Two embeddings, three recursions, two reconstructions in use, one last convolution.
+    assert flatbuffer.operators(content) == {"ADD": 3, "CONCATENATION": 1, "CONV_2D": 8}
+    run = runner.Runner(content)
+    given, taken = run.interpreter.get_input_details()[0], run.interpreter.get_output_details()[0]
+    assert list(given["shape"]) == [1, 32, 40, 1]
+    assert given["quantization"] == (pytest.approx(235 / 255 / 255), -128)
+    assert taken["quantization"] == (pytest.approx(1 / 255), -128)
+    assert given["dtype"] == taken["dtype"] == np.int8
+
+
+def test_it_computes_the_float_network(made):
+    model, _, content = made
+    images = patches(4, 48)[1:]
+    expected = np.asarray(inference.inference_model(model)(images))
+    run = runner.Runner(content)
+    received = np.stack([run.real(ilr) for ilr in images])
+    # Both ends rounded to 8 bit and nothing else would be 55.8 dB.
+    assert 10 * np.log10(1 / np.mean(np.square(received - expected))) > 50.0
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.25])
+def test_without_features_the_image_passes_through(made, gain):
+    network = made[1]._integer
+    skip = np.zeros((3, 3, network.features + 1, 1))
+    skip[1, 1, -1] = gain
+    last = network._rounded(skip, np.zeros(1), np.eye(skip[..., 0].size))
+    run = runner.Runner(network.luma_file(last, 16, 16))
+    steps = np.arange(-128, 128, dtype=np.int8).reshape(16, 16, 1)
+    # 256 steps of 235/255 on the grid of 1/255: each rounded once.
+    whole = last.kernel[1, 1, -1, 0] * last.step
+    assert whole == pytest.approx(gain, abs=1e-3)
+    expected = np.minimum((steps.astype(np.float64) + 128) * whole * 235 / 255, 255)
+    np.testing.assert_allclose(run(steps) + 128.0, expected, atol=0.501)
+
+
+def test_copies_carry_the_weight_on_the_image_and_one_is_127_steps(made):
+    network = made[1]._integer
+    kernel = network._copied(network.luma) / network.luma.step
+    np.testing.assert_allclose(kernel, np.round(kernel), atol=1e-3)
+    copies = kernel[:, :, network.features :].sum(axis=2)
+    np.testing.assert_allclose(copies, network.luma.kernel[:, :, -1], atol=1e-2)
+    assert np.abs(kernel).max() == pytest.approx(127, abs=1e-3)
+    assert kernel.shape == (3, 3, 2 * 4 + integer.COPIES, 1)
+
+
+def test_the_checker_passes_the_file_that_was_written(made, tmp_path):
+    model, _, _ = made
+    model.save(tmp_path / "model.keras")
+    exporter = Exporter(model, str(tmp_path / "model.keras"), made[1].options)
+    exporter.__dict__.update(representative=made[1].representative, _integer=made[1]._integer)
+    (manifest,) = tflite_files.export(exporter, str(tmp_path), ["luma"], ["int8_full"])
+    path = tmp_path / manifest["model"]["file"]
+    command = [sys.executable, ROOT / "tflite" / "check.py", "--runs=1", "--warmup=0", "--threads=2", path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    Image.open(PHOTOGRAPHS / "astronaut.png").crop((150, 0, 230, 70)).save(tmp_path / "in.png")
+    command = [sys.executable, ROOT / "tflite" / "upscale.py", path, tmp_path / "in.png", tmp_path / "out.png"]
+    subprocess.run(command, check=True, capture_output=True)
+    expected = drcn_keras.upscale(np.asarray(Image.open(tmp_path / "in.png")), model).astype(int)
+    received = np.asarray(Image.open(tmp_path / "out.png"))
+    assert 10 * np.log10(255**2 / np.mean(np.square(received - expected))) > 45.0
+
+
+def test_what_is_not_made_is_refused_before_anything_is_written(made, tmp_path):
+    with pytest.raises(UserError, match="int8_full is made for luma files of a fixed size .* received rgb"):
+        tflite_files.export(made[1], str(tmp_path / "out"), ["luma", "rgb"], ["float32", "int8_full"])
+    assert not (tmp_path / "out").exists()
+    any_size = Exporter(made[0], "model.keras", Options(dynamic_shape=True))
+    with pytest.raises(UserError, match="received luma, any size"):
+        any_size.content("luma", "int8_full")
+
+
+def test_what_lies_above_the_grid_does_not_pull_the_fit(made):
+    # White beyond the luma of white: the file sees 235/255 and must leave what is there as it is.
+    model, exporter, _ = made
+    white = np.ones((30, 64, 64, 1), np.float32)
+    images = np.concatenate([exporter.representative, white])
+    network = integer.IntegerNetwork(model, exporter._rounded[0], exporter._integer.ranges, images)
+    run = runner.Runner(network.luma_file(network.luma, 64, 64))
+    expected = np.asarray(inference.inference_model(model)(images[:6]))
+    received = np.stack([run.real(ilr) for ilr in images[:6]])
+    assert 10 * np.log10(1 / np.mean(np.square(received - expected))) > 50.0
+
+
+def test_vela_finds_no_operator_for_the_cpu(made, tmp_path):
+    vela = shutil.which("vela", path=os.path.dirname(sys.executable))
+    if not vela:
+        pytest.skip("ethos-u-vela is not installed (the dev extra)")
+    found = {}
+    for mode in ("int8", "int8_full"):
+        path = tmp_path / f"{mode}.tflite"
+        path.write_bytes(made[1].content("luma", mode))
+        command = [vela, path, "--accelerator-config=ethos-u55-256", f"--output-dir={tmp_path}"]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found[mode] = int(re.search(r"CPU operators = (\d+)", report)[1])
+    assert found["int8"] > 0
+    assert found["int8_full"] == 0
