@@ -111,7 +111,7 @@ def test_the_checker_passes_the_file_that_was_written(made, tmp_path):
 
 
 def test_what_is_not_made_is_refused_before_anything_is_written(made, tmp_path):
-    with pytest.raises(UserError, match="int8_full is made for luma files of a fixed size .* received rgb"):
+    with pytest.raises(UserError, match=r"int8_full is made for luma files of a fixed size .* received rgb"):
         tflite_files.export(made[1], str(tmp_path / "out"), ["luma", "rgb"], ["float32", "int8_full"])
     assert not (tmp_path / "out").exists()
     any_size = Exporter(made[0], "model.keras", Options(dynamic_shape=True))

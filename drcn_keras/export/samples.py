@@ -35,8 +35,8 @@ def representative_patches(folder, scale, channels):
     side = CALIBRATION_SIDE
     if not folder:
         raise UserError(
-            "int8, int8_full and int16x8 measure the ranges of their tensors on photographs; expected `representative_dir`, "
-            "a folder of training images (never of test images)."
+            "int8, int8_full and int16x8 measure the ranges of their tensors on photographs; expected "
+            "`representative_dir`, a folder of training images (never of test images)."
         )
     paths = image_files.list_images(folder)
     if len(paths) < MIN_IMAGES:
