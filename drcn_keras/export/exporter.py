@@ -119,7 +119,8 @@ class Exporter:
         return metadata.attach(content, metadata.describe(self.model, graph, mode, self.options.license))
 
     def _integer_content(self):
-        size = self.model.scale * self.options.lr_height, self.model.scale * self.options.lr_width
+        (scale,) = self.model.scales  # `Exporter` refuses a model of several.
+        size = scale * self.options.lr_height, scale * self.options.lr_width
         graph = self._pipeline("luma", self.network)
         about = metadata.describe(self.model, graph, "int8_full", self.options.license)
         return metadata.attach(self._integer.luma_file(self._integer.luma, *size), about)

@@ -1,6 +1,7 @@
 """The network and its pipelines as float .tflite files."""
 
 import tempfile
+import typing
 
 import keras
 import tensorflow as tf
@@ -13,6 +14,18 @@ from drcn_keras.model import DRCN
 def lr_halo(model: DRCN) -> int:
     """Low-resolution pixels around an output pixel that it depends on, the bicubic's two included."""
     return -(-model.halo // model.scales[0]) + 2
+
+
+class Graph(typing.Protocol):
+    """What `to_tflite` needs to know of a tensor program."""
+
+    network: keras.Model
+    dtype: str
+    input_name: str
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor: ...
+
+    def shape(self, height: int | None, width: int | None) -> tuple: ...
 
 
 class Pipeline:
@@ -66,11 +79,11 @@ class Pipeline:
         return (1, *sides, self.input_channels)
 
 
-def to_tflite(pipeline: Pipeline, height: int | None, width: int | None) -> bytes:
+def to_tflite(pipeline: Graph, height: int | None, width: int | None) -> bytes:
     """Converts through a SavedModel, the one way that works in every mode.
 
     Args:
-        pipeline: `Pipeline`.
+        pipeline: a `Pipeline`, or a `Graph` of its own.
         height, width: pixels of the low-resolution image, or None for any.
 
     Returns:
