@@ -103,9 +103,11 @@ class IntegerNetwork:
         moment, cross = np.zeros((len(kernel), len(kernel))), np.zeros(kernel.shape)
         gathered = quantize.int8_values(draft, images, names.tensor(_GATHER, 1))
         for ilr, wanted, given in zip(images, target, gathered, strict=True):
-            fields = tune.rows(given[None, ..., : self.features + self.channels])
+            # With the padding: a fit to the inside alone is free to be far off where zeros come in.
+            padded = np.pad(given[..., : self.features + self.channels], ((1, 1), (1, 1), (0, 0)))
+            fields = tune.rows(padded[None])
             fields = np.concatenate([fields, np.ones((len(fields), 1), np.float32)], axis=1)
-            error = wanted[1:-1, 1:-1].reshape(len(fields), -1) - fields @ kernel
+            error = wanted.reshape(len(fields), -1) - fields @ kernel
             weight = 1.0 / (_WEIGHT_FLOOR + 255.0**2 * np.mean(np.square(wanted - ilr)))
             # Summed up in float64: the damping is far above what float32 loses within an image.
             moment += weight * (fields.T @ fields).astype(np.float64)
