@@ -55,8 +55,14 @@ def require(*names: str) -> None:
         flags.register_validator(name, lambda value: value not in (None, "", []), message="is required")
 
 
-def default_model(scale: float | None) -> str:
-    """The preset for an enlargement, or for x2 where it is None."""
+def default_model(scale: float | None, sized: bool = False) -> str:
+    """The preset for an enlargement, or for x2 where it is None.
+
+    The small ones, each of one scale, are the default: a quarter of the work for a tenth of a dB. Another factor than
+    theirs, or a width or height (`sized`), takes the one network for every scale.
+    """
+    if sized or scale not in (None, 2, 3, 4):
+        return "drcn-x234"
     return f"mobile-x{2 if scale is None else int(scale)}"
 
 

@@ -226,7 +226,7 @@ def define_flags():
         "model",
         None,
         "a trained DRCN: a preset such as mobile-x2, or the .keras file that drcn_keras.train wrote (default: the "
-        "preset mobile-x2, or that of --scale)",
+        "preset mobile-x2, or that of --scale; drcn-x234 for other factors, --width and --height)",
     )
     flags.DEFINE_string("output", None, "file or folder for the results; a folder is made where it is missing")
     flags.DEFINE_float(
@@ -263,7 +263,7 @@ def define_flags():
 
 
 def main(argv):
-    model = FLAGS.model or commands.default_model(FLAGS.scale)
+    model = FLAGS.model or commands.default_model(FLAGS.scale, bool(FLAGS.width or FLAGS.height))
     written = upscale_files(
         model,
         argv[1:],
