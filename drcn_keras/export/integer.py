@@ -26,6 +26,8 @@ COPIES = 16
 _GATHER = "concatenation"
 _REFIT_DAMPING = 1e-4
 _ROUNDING_DAMPING = 1e-3
+# Of a patch's outermost pixels, which are 16 times as large a part of it as of a picture of 1000 x 1000.
+_BORDER_WEIGHT = 1.0 / 16.0
 # Squared levels of 255 that are added to a patch's error before its weight is 1 / error.
 _WEIGHT_FLOOR = 4.0
 
@@ -99,19 +101,22 @@ class IntegerNetwork:
         return dataclasses.replace(last, bias=fitted[-1] + moment[-1, :-1] @ left / moment[-1, -1])
 
     def _moments(self, draft, images, target, start, bias):
-        kernel = np.concatenate([start.reshape(-1, start.shape[-1]), bias[None]]).astype(np.float32)
+        kernel = np.concatenate([start.reshape(-1, start.shape[-1]), bias[None]])
         moment, cross = np.zeros((len(kernel), len(kernel))), np.zeros(kernel.shape)
+        border = np.full(images.shape[1:3], np.sqrt(_BORDER_WEIGHT))
+        border[1:-1, 1:-1] = 1.0
         gathered = quantize.int8_values(draft, images, names.tensor(_GATHER, 1))
         for ilr, wanted, given in zip(images, target, gathered, strict=True):
             # With the padding: a fit to the inside alone is free to be far off where zeros come in.
             padded = np.pad(given[..., : self.features + self.channels], ((1, 1), (1, 1), (0, 0)))
             fields = tune.rows(padded[None])
-            fields = np.concatenate([fields, np.ones((len(fields), 1), np.float32)], axis=1)
+            # In float64: what float32 loses exceeds the damping where patches are few.
+            fields = np.concatenate([fields, np.ones((len(fields), 1))], axis=1, dtype=np.float64)
             error = wanted.reshape(len(fields), -1) - fields @ kernel
             weight = 1.0 / (_WEIGHT_FLOOR + 255.0**2 * np.mean(np.square(wanted - ilr)))
-            # Summed up in float64: the damping is far above what float32 loses within an image.
-            moment += weight * (fields.T @ fields).astype(np.float64)
-            cross += weight * (fields.T @ error).astype(np.float64)
+            fields *= border.reshape(-1, 1)
+            moment += weight * (fields.T @ fields)
+            cross += weight * (fields.T @ (border.reshape(-1, 1) * error))
         return moment, cross
 
     def _rounded(self, kernel, bias, moment):

@@ -14,7 +14,7 @@ _OF_MODE: dict[str, dict[str, Any]] = {
     "float16": {"golden_psnr": 90.0, "golden_ulp": 4000.0, "golden_differing": 0.02, "float_psnr": 70.0},
     "dynamic": {"golden_psnr": 50.0, "golden_ulp": None, "golden_differing": 0.5, "float_psnr": 45.0},
     "int8": {"golden_psnr": 100.0, "golden_ulp": None, "golden_differing": 0.01, "float_psnr": 45.0},
-    "int8_full": {"golden_psnr": 52.0, "golden_ulp": None, "golden_differing": 0.2, "float_psnr": 45.0},
+    "int8_full": {"golden_psnr": 50.0, "golden_ulp": None, "golden_differing": 0.3, "float_psnr": 45.0},
     "int16x8": {"golden_psnr": 55.0, "golden_ulp": None, "golden_differing": 0.3, "float_psnr": 50.0},
 }
 # An 8-bit output is rounded: where the float value lies between two levels, the last bit of a sum decides. At
