@@ -50,7 +50,7 @@ def test_rounding_makes_up_for_its_own_error():
     kernel = random.normal(size=(3, 3, 2, 4)).astype(np.float32)
     step = np.abs(kernel).max(axis=(0, 1, 2)) / 127
     plain = np.round(kernel / step) * step
-    fitted = tune._rounded_kernel(kernel, rows.T @ rows)
+    fitted = tune.round_kernel(kernel, rows.T @ rows)
     on_grid = fitted / step
     np.testing.assert_allclose(on_grid, np.round(on_grid), atol=1e-3)
     error = [np.mean(np.square(rows @ (k - kernel).reshape(18, 4))) for k in (plain, fitted)]
