@@ -126,7 +126,11 @@ class Restorer:
             recursions = recursions.mean(axis=3)
         # A recursion out of use has no say, not even as infinity times 0.
         used = np.array(self.used) - 1
-        return np.tensordot(self.weights[used], recursions[used], 1), recursions
+        sr = np.tensordot(self.weights[used], recursions[used], 1)
+        if not np.isfinite(sr).all():
+            raise UserError("the model gives NaN or infinity for this image; its weights are damaged.")
+        # A recursion out of use may hold anything: what is no number counts as black.
+        return sr, np.nan_to_num(recursions, copy=False, nan=0.0)
 
 
 def _in_color(sr, lr, scale):

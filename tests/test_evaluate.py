@@ -377,3 +377,11 @@ def test_self_ensemble_is_a_row_of_its_own(random_drcn, originals, tmp_path):
     assert result.returncode == 0, result.stderr
     assert f"{tmp_path / 'm.keras'}+" in result.stdout
     assert "x2" not in result.stdout
+
+
+def test_a_network_that_gives_no_numbers_is_refused(random_drcn, originals):
+    model = random_drcn(recursions=2)
+    kernel, bias = model.get_layer("inference").get_weights()
+    model.get_layer("inference").set_weights([1e30 * kernel, bias])
+    with pytest.raises(UserError, match="NaN or infinity"):
+        evaluate(model, originals)
