@@ -25,7 +25,7 @@ test-jax: $(VENV)-jax/ready
 	KERAS_BACKEND=jax $(VENV)-jax/bin/python -m pytest $(CORE_TESTS)
 
 # What a machine without TensorFlow must be able to do.
-CORE_TESTS := $(addprefix tests/test_, image.py metrics.py layers.py losses.py model.py data.py \
+CORE_TESTS := $(addprefix tests/test_, image.py metrics.py layers.py losses.py soap.py model.py data.py \
 	inference.py evaluate.py upscale.py callbacks.py checkpoint.py files.py train.py presets.py distributed_model.py process.py \
 	lr_files.py measuring.py precision.py refit.py sizes.py validation.py records.py card.py run_folder.py safekeeping.py \
 	thinning.py widening.py settings.py netpbm.py tiff.py image_metadata.py jobs.py transparency.py animation.py commands.py)

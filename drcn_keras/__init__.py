@@ -10,13 +10,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "AlphaAnnealing": "callbacks",
     "DRCN": "model",
+    "Soap": "soap",
     "evaluate": "evaluation",
     "load": "presets",
     "upscale": "upscaling",
 }
-__all__ = ["DRCN", "AlphaAnnealing", "evaluate", "load", "upscale"]
+__all__ = ["DRCN", "AlphaAnnealing", "Soap", "evaluate", "load", "upscale"]
 # What a model file may name.
-_SAVED = {"CenteredIdentity": "layers", "DRCN": "model", "RecursionWeighting": "layers"}
+_SAVED = {"CenteredIdentity": "layers", "DRCN": "model", "RecursionWeighting": "layers", "Soap": "soap"}
 
 
 def __getattr__(name):

@@ -175,6 +175,8 @@ class PatchStream:
         augment: also flip and rotate by quarter turns.
         skip_flat: share in [0, 1) of the patches to leave out, those with the least squared error of bicubic
             enlargement: flat ones teach nothing.
+        balance_scales: give each patch a weight, the inverse of bicubic's mean squared error at its scale (1 on the
+            average over the scales' errors): else the loss is mostly the largest scale's.
     """
 
     def __init__(
@@ -186,6 +188,7 @@ class PatchStream:
         seed: int = 0,
         augment: bool = True,
         skip_flat: float = 0.0,
+        balance_scales: bool = False,
     ):
         self.pairs = pairs
         self.patch_size = patch_size
@@ -199,6 +202,7 @@ class PatchStream:
         )
         self._ends = np.cumsum(self._grids.prod(axis=1))
         self._kept = self._hardest(skip_flat) if skip_flat else None
+        self.scale_weights = scale_weights(pairs) if balance_scales else None
         self._pass: tuple | None = None
 
     def __len__(self) -> int:
@@ -209,16 +213,20 @@ class PatchStream:
     def channels(self) -> int:
         return self.pairs[0].original.shape[-1]
 
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, step: int) -> tuple[np.ndarray, ...]:
         """The batch of training step `step` >= 0.
 
         Returns:
-            (ilr, hr), both float32 (batch_size, patch_size, patch_size, channels).
+            (ilr, hr), both float32 (batch_size, patch_size, patch_size, channels); with `balance_scales` the weights
+            too, float32 (batch_size,), as `fit` takes them.
         """
         patches = [self._patch(step * self.batch_size + offset) for offset in range(self.batch_size)]
-        return np.stack([ilr for ilr, _ in patches]), np.stack([hr for _, hr in patches])
+        images = np.stack([ilr for ilr, _, _ in patches]), np.stack([hr for _, hr, _ in patches])
+        if self.scale_weights is None:
+            return images
+        return *images, np.array([self.scale_weights[scale] for _, _, scale in patches], np.float32)
 
-    def batches(self, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, start: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
         """Every batch from step `start` on, without end."""
         return (self.batch(step) for step in itertools.count(start))
 
@@ -226,7 +234,7 @@ class PatchStream:
         order, turns = self._plan(number // len(self))
         pair, window = self._place(order[number % len(self)])
         ilr, hr = (turned(patch, turns[number % len(self)]) for patch in pair.cut(window))
-        return ilr, hr
+        return ilr, hr, pair.scale
 
     def _hardest(self, skip_flat):
         """The indices of the patches that stay, ascending."""
@@ -249,6 +257,16 @@ class PatchStream:
             turns = random.integers(8, size=len(self)) if self.augment else np.zeros(len(self), int)
             self._pass = (number, order, turns)
         return self._pass[1:]
+
+
+def scale_weights(pairs: Sequence[Pair]) -> dict[int, float]:
+    """By scale the inverse of the ILR's mean squared error, 1 on the average over the scales' errors."""
+    errors: dict[int, list[float]] = {}
+    for pair in pairs:
+        errors.setdefault(pair.scale, []).append(float(np.mean(np.square(pair.ilr - pair.hr), dtype=np.float64)))
+    # Of flat images alone there is no error to divide by.
+    means = {scale: max(float(np.mean(values)), 1e-12) for scale, values in errors.items()}
+    return {scale: float(np.mean(list(means.values()))) / mean for scale, mean in means.items()}
 
 
 def _patch_errors(pair, patch_size, stride):

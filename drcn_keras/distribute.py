@@ -120,10 +120,10 @@ def training_data(stream: Any, start: int, strategy: Any = None) -> Any:
         first = context.input_pipeline_id * local
 
         def slices():
-            for ilr, hr in stream.batches(start):
+            for batch in stream.batches(start):
                 for replica in range(first, first + local):
                     part = slice(replica * share, (replica + 1) * share)
-                    yield ilr[part], hr[part]
+                    yield tuple(array[part] for array in batch)
 
         return _dataset(slices, stream, share)
 
@@ -134,8 +134,9 @@ def training_data(stream: Any, start: int, strategy: Any = None) -> Any:
 def _dataset(batches, stream, size):
     import tensorflow as tf
 
-    spec = tf.TensorSpec((size, stream.patch_size, stream.patch_size, stream.channels), tf.float32)
-    return tf.data.Dataset.from_generator(batches, output_signature=(spec, spec)).prefetch(8)
+    image = tf.TensorSpec((size, stream.patch_size, stream.patch_size, stream.channels), tf.float32)
+    weights = () if stream.scale_weights is None else (tf.TensorSpec((size,), tf.float32),)
+    return tf.data.Dataset.from_generator(batches, output_signature=(image, image, *weights)).prefetch(8)
 
 
 class Workers:

@@ -60,6 +60,10 @@ class Settings:
     skip_flat: float = _setting(
         0.0, "share of the patches to leave out: those that bicubic enlargement restores best", low=0.0, high=0.99
     )
+    balance_scales: bool = _setting(
+        False,
+        "divide each scale's squared errors by bicubic's at that scale, so that the scales count alike",
+    )
     batch_size: int = _setting(64, "patches a step over all replicas (paper: 64)", low=1)
     epochs: int = _setting(100, "planned epochs", low=1, resumable=True)
     steps_per_epoch: int = _setting(0, "0: one pass over the patches", low=0)
@@ -69,7 +73,11 @@ class Settings:
         low=0.0,
         resumable=True,
     )
-    optimizer: str = _setting("sgd", "sgd (paper) or adam", choices=("sgd", "adam"))
+    optimizer: str = _setting(
+        "sgd",
+        "sgd (paper), adam, or soap: Adam in the eigenbasis of each kernel's gradients",
+        choices=("sgd", "adam", "soap"),
+    )
     momentum: float = _setting(0.9, "of sgd (paper: 0.9)", low=0.0, high=1.0)
     learning_rate: float = _setting(0.01, "of the first epoch (paper: 0.01)", low=0.0)
     schedule: str = _setting(

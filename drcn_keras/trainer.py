@@ -17,6 +17,7 @@ from drcn_keras.precision import announced, layer_policy
 from drcn_keras.presets import load
 from drcn_keras.run_folder import RunFolder
 from drcn_keras.settings import Settings, as_json, spelled
+from drcn_keras.soap import Soap
 from drcn_keras.thinning import Thinning
 from drcn_keras.training_images import load_images
 from drcn_keras.validation import Validation
@@ -203,7 +204,8 @@ def _optimizer(settings):
     if settings.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(settings.learning_rate, momentum=settings.momentum, **options)
     else:
-        optimizer = keras.optimizers.Adam(settings.learning_rate, **options)
+        kind = {"adam": keras.optimizers.Adam, "soap": Soap}[settings.optimizer]
+        optimizer = kind(settings.learning_rate, **options)
     safekeeping.average_weights(optimizer)
     return optimizer
 

@@ -203,6 +203,22 @@ def test_the_patches_that_bicubic_restores_best_are_left_out(photographs):
     assert kept == set(expected)
 
 
+def test_scales_that_count_alike_have_weights_by_their_errors():
+    """By hand: squared errors of 1, 4 and 7 thousandths have the mean 4, so the weights 4, 1 and 4/7."""
+    hr = np.zeros((12, 12, 1), np.uint8)
+    pairs = [
+        Pair("a", hr, np.full((12 // scale, 12 // scale, 1), (error / 1000) ** 0.5, np.float32), scale)
+        for scale, error in ((2, 1), (3, 4), (4, 7))
+    ]
+    stream = PatchStream(pairs, patch_size=12, stride=12, batch_size=3, balance_scales=True)
+    ilr, hr, weights = stream.batch(0)
+    errors = np.square(ilr - hr).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(sorted(weights), [4 / 7, 1, 4], rtol=1e-5)
+    np.testing.assert_allclose(weights * errors, 0.004, rtol=1e-5)
+    assert weights.dtype == np.float32
+    assert len(PatchStream(pairs, patch_size=12, stride=12).batch(0)) == 2
+
+
 @pytest.fixture
 def pairs_of_files(tmp_path):
     """Function that writes an HR and an LR image under one name; returns ([HR path], the mapping of `list_lr`)."""

@@ -29,6 +29,7 @@ ORDER = [
     "metrics",
     "layers",
     "losses",
+    "soap",
     "distribute",
     "distributed_model",
     "callbacks",

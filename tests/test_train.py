@@ -339,7 +339,7 @@ def test_averaged_weights_are_kept_and_the_run_goes_on_with_the_weights_themselv
 
 
 def test_a_run_that_ends_thin_resumes_thin(tiny, tmp_path):
-    settings = tiny(tmp_path / "whole", recursions=3, epochs=4, outputs=2)
+    settings = tiny(tmp_path / "whole", recursions=3, epochs=4, outputs=2, optimizer="soap", balance_scales=True)
     train(settings)
     arrays, meta = newest(tmp_path / "whole")
     assert len(meta["state"]["thinning"]["kept"]) == 2
