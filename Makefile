@@ -1,11 +1,12 @@
 # make demo: train, measure, upscale, compare, on photographs that come with scikit-image.
 # make test: the whole test suite, under TensorFlow and under JAX.
+# make results DATA=FOLDER: what the presets reach on Set5, Set14 and B100.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-tensorflow test-jax test-beam lint clean
+.PHONY: demo test test-tensorflow test-jax test-beam lint results clean
 
 demo: $(VENV)/ready
 	$(RUN) tools/demo.py --output=demo
@@ -43,6 +44,19 @@ $(VENV)-jax/ready: setup.cfg requirements-jax.txt
 	$(VENV)-jax/bin/pip install --quiet --no-deps --editable .
 	touch $@
 
+# The presets' numbers, studies and report, from a folder with the field's test sets.
+PRESETS := mobile-x2,mobile-x3,mobile-x4,drcn-x234
+SETS = $(DATA)/Set5,$(DATA)/Set14,$(DATA)/B100
+
+results: $(VENV)/ready
+	@test -n "$(DATA)" || { echo "make results DATA=FOLDER: a folder that holds Set5, Set14 and B100"; exit 1; }
+	$(VENV)/bin/drcn-evaluate --model=$(PRESETS) --data_dir=$(SETS) --json=results/plain.json --overwrite
+	$(VENV)/bin/drcn-evaluate --model=$(PRESETS) --data_dir=$(DATA)/Set5,$(DATA)/Set14 --self_ensemble \
+		--json=results/self_ensemble.json --overwrite
+	$(VENV)/bin/drcn-study ensemble --model=$(PRESETS) --data_dir=$(DATA)/Set5,$(DATA)/Set14 --output=results/studies
+	$(VENV)/bin/drcn-study weights --model=$(PRESETS) --output=results/studies
+	$(VENV)/bin/drcn-report --model=$(PRESETS) --data_dir=$(SETS) --studies=results/studies --output=results/report
+
 # Apart from the others: Apache Beam wants an older protobuf and Pillow.
 test-beam: $(VENV)-beam/ready
 	$(VENV)-beam/bin/python -m pytest tests/test_batch.py tests/test_beam.py
@@ -54,4 +68,4 @@ $(VENV)-beam/ready: setup.cfg
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-jax $(VENV)-beam demo
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-beam demo results

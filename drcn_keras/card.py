@@ -92,13 +92,14 @@ def of_training(model: Any, epoch: int, minutes: float, logs: dict, settings: di
     }
 
 
-def of_preset(run: str, command: str, results: list[dict]) -> dict:
+def of_preset(run: str, command: str, results: list[dict], self_ensemble: list[dict] | None = None) -> dict:
     """The card of a preset made of a finished run: of all its stages, without the folders of the machine.
 
     Args:
         run: the run's folder.
         command: that trained it.
         results: of `drcn_keras.evaluate`, one for each data set.
+        self_ensemble: the same with `self_ensemble`; None: not measured.
 
     Raises:
         UserError: the run, or the model that it started from, has no card.
@@ -109,6 +110,12 @@ def of_preset(run: str, command: str, results: list[dict]) -> dict:
     card["command"] = command
     card["val_curve"] = [[int(row["epoch"]), float(row["val_psnr"])] for row in rows if row["val_psnr"]]
     card["results"] = results_of(results)
+    if self_ensemble is not None:
+        # What a single recursion gives belongs to the plain rows.
+        card["self_ensemble"] = [
+            {key: value for key, value in result.items() if key not in ("recursion_psnr", "ensemble")}
+            for result in results_of(self_ensemble)
+        ]
     return card
 
 

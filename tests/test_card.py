@@ -44,6 +44,10 @@ def test_a_presets_card_tells_every_stage_and_no_folder_of_the_machine(tmp_path)
         "val_curve": [[2, 30.5]],
         "results": [{"dataset": "Set5", "scale": 2, "images": 2, "psnr": 31.0}],
     }
+    turned = result | {"mean": {"psnr": 31.5, "recursion_psnr": [30.0], "ensemble": [1]}}
+    assert card.of_preset(str(tmp_path / "second"), "train ...", [result], [turned])["self_ensemble"] == [
+        {"dataset": "Set5", "scale": 2, "images": 2, "psnr": 31.5}
+    ]
     (tmp_path / "first" / "best.json").unlink()
     with pytest.raises(UserError, match=r"no card at .*first.best\.json"):
         card.of_preset(str(tmp_path / "second"), "train ...", [result])

@@ -72,7 +72,7 @@ def test_several_required_flags_are_one_line():
     )
     assert done.returncode == 2
     assert (
-        done.stderr == "make_preset.py: error: --name, --command, --data_dir are required (--help lists every flag)\n"
+        done.stderr == "make_preset.py: error: --name, --command, --data_dir, --self_ensemble_dir are required (--help lists every flag)\n"
     )
 
 
@@ -107,7 +107,7 @@ def test_flagfiles_of_the_package_are_found_by_name(given, tmp_path):
 
     wrong = training("--preset_flags=paper_x5")
     assert wrong.returncode == 2
-    assert "--preset_flags must be one of drcn_x234, mobile_x2, " in wrong.stderr
+    assert "--preset_flags must be one of drcn_x234, mobile_thin, mobile_x2, " in wrong.stderr
     assert "received 'paper_x5'" in wrong.stderr
 
     # absl reads flagfiles after the names were looked up: not to be passed over in silence.

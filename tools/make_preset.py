@@ -1,7 +1,8 @@
 """Makes a preset of a finished training run: the weights alone, and a card with all that is needed to train it again.
 
 python tools/make_preset.py --run=runs/mobile_x2 --name=mobile-x2 --command="python -m drcn_keras.train ..." \\
-    --data_dir=../shared/datasets/Set5,../shared/datasets/Set14,../shared/datasets/B100
+    --data_dir=../shared/datasets/Set5,../shared/datasets/Set14,../shared/datasets/B100 \\
+    --self_ensemble_dir=../shared/datasets/Set5,../shared/datasets/Set14
 """
 
 import os
@@ -14,7 +15,7 @@ from drcn_keras.evaluation import evaluate
 from drcn_keras.inputs import loaded
 
 
-def make_preset(run, name, command, data_dir, output):
+def make_preset(run, name, command, data_dir, self_ensemble_dir, output):
     """Writes `output`/<name>.keras, without the optimiser's state, and <name>.json.
 
     Raises:
@@ -25,7 +26,9 @@ def make_preset(run, name, command, data_dir, output):
     # Whatever it was trained in: whoever loads a preset gets float32.
     bare = type(trained)(**{**trained.get_config(), "name": "drcn", "dtype": "float32"})
     bare.set_weights(trained.get_weights())
-    made = card.of_preset(run, command, evaluate(trained, data_dir, progress=True)["results"])
+    results = evaluate(trained, data_dir, progress=True)["results"]
+    turned = evaluate(trained, self_ensemble_dir, progress=True, self_ensemble=True)["results"]
+    made = card.of_preset(run, command, results, turned)
     os.makedirs(output, exist_ok=True)
     path = os.path.join(output, f"{name}.keras")
     bare.save(path)
@@ -37,11 +40,12 @@ def define_flags():
     flags.DEFINE_string("name", None, "the preset's name, e.g. mobile-x2", required=True)
     flags.DEFINE_string("command", None, "the command that trained it", required=True)
     flags.DEFINE_list("data_dir", None, "benchmark folders to measure it on", required=True)
+    flags.DEFINE_list("self_ensemble_dir", None, "those to measure it on turned eight ways too", required=True)
     flags.DEFINE_string("output", os.path.join("drcn_keras", "weights"), "folder for the two files")
 
 
 def main(argv):
-    make_preset(FLAGS.run, FLAGS.name, FLAGS.command, FLAGS.data_dir, FLAGS.output)
+    make_preset(FLAGS.run, FLAGS.name, FLAGS.command, FLAGS.data_dir, FLAGS.self_ensemble_dir, FLAGS.output)
 
 
 if __name__ == "__main__":
