@@ -1,8 +1,8 @@
 """DRCN, the Deeply-Recursive Convolutional Network for image super-resolution, with Keras 3."""
 
 import importlib
-
-import wrapt
+import importlib.util
+import sys
 
 __version__ = "0.1.0"
 
@@ -43,5 +43,27 @@ def _stand_in(name):
     return StandIn
 
 
-# At once where Keras is imported already, else as soon as it is.
-wrapt.register_post_import_hook(_register, "keras")
+class _KerasFinder:
+    """Has `_register` called once Keras is loaded."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "keras":
+            return None
+        sys.meta_path.remove(_KerasFinder)
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module):
+                execute(module)
+                _register(module)
+
+            spec.loader.exec_module = execute_and_register
+        return spec
+
+
+if "keras" in sys.modules:
+    _register(sys.modules["keras"])
+else:
+    sys.meta_path.insert(0, _KerasFinder)

@@ -2,12 +2,12 @@
 
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 
 from absl import app, flags
 
+from drcn_keras import entry
 from drcn_keras.errors import Stopped, UserError
 
 FLAGS = flags.FLAGS
@@ -22,6 +22,7 @@ def run(main: Callable[[list[str]], object], define_flags: Callable[[], None], k
         define_flags: function that defines the command's flags.
         known_only: leave flags that are not defined in argv, for who else reads it.
     """
+    entry.watch_signals()  # Training, once it has begun, writes a checkpoint and has handlers of its own.
     prepare_tensorflow()
     known = set(FLAGS)
     # A file's name may hold what standard output cannot encode.
@@ -30,8 +31,6 @@ def run(main: Callable[[list[str]], object], define_flags: Callable[[], None], k
     # --help shows what the program's own file defines, and an installed command's file is a few lines of pip's.
     for name in set(FLAGS) - known:
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
-    # What is half done is taken back, as after Ctrl-C; training writes a checkpoint and has a handler of its own.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app.run(lambda argv: _guarded(main, argv), flags_parser=lambda argv: _parse_flags(argv, known_only))
 
 
@@ -121,7 +120,8 @@ def _parse_flags(argv, known_only):
 
 def _guarded(main, argv):
     try:
-        return main(argv)
+        with entry.unwinding():
+            return main(argv)
     except UserError as error:
         _end(_with_dashes(str(error)))
     except Stopped as stopped:
@@ -140,8 +140,5 @@ def _with_dashes(message):
 
 
 def _end(message, code=1):
-    program = os.path.basename(sys.argv[0])
-    if program == "__main__.py" or not program:
-        program = "drcn_keras"
-    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{entry.program()}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

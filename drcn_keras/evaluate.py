@@ -5,9 +5,9 @@ a border of `scale` pixels; bicubic enlargement is measured beside. In Python `d
 `evaluation`.
 """
 
-from drcn_keras.evaluation import run
+from drcn_keras import entry
 
 if __name__ == "drcn_keras.evaluate":
     raise ImportError("drcn_keras.evaluate is a function; its module is drcn_keras.evaluation.")
 if __name__ == "__main__":
-    run()
+    entry.evaluate()

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A module may import those that stand before it.
 ORDER = [
     "errors",
+    "entry",
     "process",
     "files",
     "card",
