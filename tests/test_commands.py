@@ -71,9 +71,8 @@ def test_several_required_flags_are_one_line():
         [sys.executable, "tools/make_preset.py", "--run=x"], capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT
     )
     assert done.returncode == 2
-    assert (
-        done.stderr == "make_preset.py: error: --name, --command, --data_dir, --self_ensemble_dir are required (--help lists every flag)\n"
-    )
+    missing = "--name, --command, --data_dir, --self_ensemble_dir are required"
+    assert done.stderr == f"make_preset.py: error: {missing} (--help lists every flag)\n"
 
 
 def test_what_is_right_ends_well():
