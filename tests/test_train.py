@@ -93,6 +93,22 @@ def events(folder):
     return found
 
 
+def stop_after(batches, settings, monkeypatch):
+    """Trains until SIGTERM arrives while the last of so many batches is cut."""
+    batch, calls = data.PatchStream.batch, []
+
+    def stopping(stream, step):
+        calls.append(step)
+        if len(calls) == batches:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(stream, step)
+
+    monkeypatch.setattr(data.PatchStream, "batch", stopping)
+    with pytest.raises(Stopped):
+        train(settings)
+    monkeypatch.undo()
+
+
 def test_a_run_leaves_the_best_model_its_card_and_a_row_per_epoch(finished):
     card = json.loads((finished / "best.json").read_text())
     model = load(str(finished / "best.keras"))
@@ -320,19 +336,8 @@ def test_averaged_weights_are_kept_and_the_run_goes_on_with_the_weights_themselv
     kept = best.get_weights()
     assert any(np.abs(ours - theirs).max() > 1e-4 for ours, theirs in zip(kept, weights, strict=True))
 
-    batch, calls = data.PatchStream.batch, []
-
-    def stopping(stream, step):
-        calls.append(step)
-        if len(calls) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return batch(stream, step)
-
-    monkeypatch.setattr(data.PatchStream, "batch", stopping)
     broken = dataclasses.replace(settings, model_dir=str(tmp_path / "broken"))
-    with pytest.raises(Stopped):
-        train(broken)
-    monkeypatch.undo()
+    stop_after(5, broken, monkeypatch)
     train(broken)
     np.testing.assert_equal(newest(tmp_path / "broken")[0], arrays)
     np.testing.assert_equal(load(str(tmp_path / "broken" / "best.keras")).get_weights(), kept)
@@ -352,6 +357,34 @@ def test_a_run_that_ends_thin_resumes_thin(tiny, tmp_path):
         train(dataclasses.replace(settings, model_dir=str(path)))
         np.testing.assert_equal(newest(path)[0], arrays)
     assert np.count_nonzero(np.array(load(str(tmp_path / "whole" / "best.keras")).ensemble_weights)) in (2, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        # 14 of 18 patches stay, three batches an epoch: passes begin in the middle of epochs.
+        {"warmup": 3, "schedule": "cosine", "skip_flat": 0.25, "steps_per_epoch": 0},
+        {"warmup": 2, "schedule": "plateau", "average": 0.9, "outputs": 1},
+    ],
+    ids=lambda options: ",".join(options),
+)
+def test_options_resume_bit_for_bit_from_the_middle_of_an_epoch(options, tiny, tmp_path, monkeypatch):
+    settings = tiny(tmp_path / "whole", epochs=4, **options)
+    train(settings)
+    broken = dataclasses.replace(settings, model_dir=str(tmp_path / "broken"))
+    stop_after(5, broken, monkeypatch)  # In the second epoch: the warm-up is under way.
+    first = newest(tmp_path / "broken")[1]["step"]
+    assert 3 < first < 6
+    stop_after(3, broken, monkeypatch)
+    assert first < newest(tmp_path / "broken")[1]["step"] < 12
+    train(broken)
+    arrays, meta = newest(tmp_path / "broken")
+    expected, expected_meta = newest(tmp_path / "whole")
+    np.testing.assert_equal(arrays, expected)
+    assert meta["step"] == expected_meta["step"] == 12
+    assert [row["lr"] for row in rows(tmp_path / "broken")] == [row["lr"] for row in rows(tmp_path / "whole")]
+    best, expected_best = (load(str(tmp_path / name / "best.keras")).get_weights() for name in ("broken", "whole"))
+    np.testing.assert_equal(best, expected_best)
 
 
 def test_auto_precision_is_that_which_a_run_began_with(tiny, tmp_path, monkeypatch):
