@@ -135,13 +135,21 @@ def enlarge(lr, scale):
         float32 (batch, scale * height, scale * width, channels), not clipped.
     """
     channels = lr.shape[-1]
+    # depth_to_space takes the channels of one phase side by side.
+    kernel = np.einsum("ijp,cd->ijcpd", bicubic_phases(scale), np.eye(channels)).reshape(5, 5, channels, -1)
+    return ops.depth_to_space(_conv(mirrored(lr), kernel), scale)
+
+
+def bicubic_phases(scale):
+    """The 5x5 filters of `enlarge`: (5, 5, scale^2), the scale^2 pixels that one becomes row by row."""
     # The filters are the answers of `image.enlarge` to one bright pixel at each of 5x5 places, far from its border.
     impulses = image.enlarge(np.eye(25).reshape(5, 5, 25), scale)
-    phases = impulses[2 * scale : 3 * scale, 2 * scale : 3 * scale].reshape(-1, 5, 5).transpose(1, 2, 0)
-    # depth_to_space takes the channels of one phase side by side.
-    kernel = np.einsum("ijp,cd->ijcpd", phases, np.eye(channels)).reshape(5, 5, channels, -1)
-    padded = _mirror_two(_mirror_two(lr, 1), 2)
-    return ops.depth_to_space(_conv(padded, kernel), scale)
+    return impulses[2 * scale : 3 * scale, 2 * scale : 3 * scale].reshape(-1, 5, 5).transpose(1, 2, 0)
+
+
+def mirrored(lr):
+    """A tensor (batch, height, width, channels) with two more pixels on each side, mirrored as by `image.enlarge`."""
+    return _mirror_two(_mirror_two(lr, 1), 2)
 
 
 def _mirror_two(x, axis):

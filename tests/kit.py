@@ -2,8 +2,13 @@
 
 import os
 import pathlib
+import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 import skimage
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -35,3 +40,13 @@ def small_drcn(recursions=2, filters=4, channels=1, scale=2, seed=0, kept=1.0, s
     kernel, bias = model.get_layer("reconstruction_2").get_weights()
     model.get_layer("reconstruction_2").set_weights([0.1 * kernel, 0.1 * bias])
     return model
+
+
+def vela_operators(path):
+    """Operators of a .tflite file by where Arm's compiler for the Ethos-U55 puts them: dict of "CPU" and "NPU"."""
+    vela = shutil.which("vela", path=os.path.dirname(sys.executable))
+    if not vela:
+        pytest.skip("ethos-u-vela is not installed (the dev extra)")
+    command = [vela, path, "--accelerator-config=ethos-u55-256", f"--output-dir={path.parent}"]
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {where: int(re.search(rf"{where} operators = (\d+)", report)[1]) for where in ("CPU", "NPU")}

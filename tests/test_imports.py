@@ -79,6 +79,7 @@ APART = {
         "metadata",
         "tune",
         "integer",
+        "integer_rgb",
         "samples",
         "fidelity",
         "limits",

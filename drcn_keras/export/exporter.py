@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from drcn_keras import inference
 from drcn_keras.errors import UserError
-from drcn_keras.export import fidelity, integer, metadata, names, quantize, runner, samples, tune
+from drcn_keras.export import fidelity, integer, integer_rgb, metadata, names, quantize, runner, samples, tune
 from drcn_keras.export.pipeline import Pipeline, lr_halo, to_tflite
 from drcn_keras.inputs import load_at
 from drcn_keras.model import DRCN
@@ -95,10 +95,14 @@ class Exporter:
 
     def refuse(self, pipeline: str, mode: str) -> None:
         """Raises UserError where there is no such file of this model."""
-        if mode == "int8_full" and (pipeline != "luma" or self.options.dynamic_shape):
+        if mode != "int8_full":
+            return
+        if self.options.dynamic_shape:
+            raise UserError("int8_full is made for one size, as NPUs want it; received dynamic_shape.")
+        if pipeline == "rgb" and self.options.rgb_dtype != "uint8":
             raise UserError(
-                "int8_full is made for luma files of a fixed size (LiteRT's quantiser has no DEPTH_TO_SPACE); expected "
-                f"`pipeline` luma and no dynamic_shape, received {pipeline}{', any size' * self.options.dynamic_shape}."
+                "int8_full takes and gives integers; expected `rgb_dtype` uint8 (its pixels are int8, 128 lower), "
+                f"received {self.options.rgb_dtype}."
             )
 
     def content(self, pipeline: str, mode: str) -> bytes:
@@ -109,7 +113,7 @@ class Exporter:
         """
         self.refuse(pipeline, mode)
         if mode == "int8_full":
-            return self._integer_content()
+            return self._integer_content(pipeline)
         if mode not in self._prepared:
             self._prepared[mode] = self._prepare(mode)
         network, ranges = self._prepared[mode]
@@ -118,23 +122,30 @@ class Exporter:
         content = quantize.to_mode(to_tflite(graph, *size), mode, ranges)
         return metadata.attach(content, metadata.describe(self.model, graph, mode, self.options.license))
 
-    def _integer_content(self):
-        (scale,) = self.model.scales  # `Exporter` refuses a model of several.
-        size = scale * self.options.lr_height, scale * self.options.lr_width
-        graph = self._pipeline("luma", self.network)
+    def _integer_content(self, pipeline):
+        graph = self._pipeline(pipeline, self.network)
+        network = self._integer_rgb if pipeline == "rgb" else self._integer
+        _, *size, _ = graph.shape(self.options.lr_height, self.options.lr_width)
         about = metadata.describe(self.model, graph, "int8_full", self.options.license)
-        return metadata.attach(self._integer.luma_file(self._integer.luma, *size), about)
+        return metadata.attach(network.file(network.last, *size), about)
 
     @functools.cached_property
     def _integer(self):
         """The network on integers from end to end."""
-        network, ranges = self.network, self.ranges
+        return integer.LumaNetwork(self.model, *self._on_grids, self.representative)
+
+    @functools.cached_property
+    def _integer_rgb(self):
+        lr = samples.representative_lr(self.options.representative_dir, self.model.scale)
+        return integer_rgb.RgbNetwork(self.model, *self._on_grids, lr)
+
+    @functools.cached_property
+    def _on_grids(self):
+        """The network with its heavy kernels on 8-bit grids, and the ranges of its tensors in int8_full."""
         if self.tuning:
             network, content, _ = self._rounded
-            ranges = self._ranges(content, "int8_full")
-        elif not ranges:
-            ranges = self._ranges(self._luma(network), "int8_full")
-        return integer.IntegerNetwork(self.model, network, ranges, self.representative)
+            return network, self._ranges(content, "int8_full")
+        return self.network, self.ranges or self._ranges(self._luma(self.network), "int8_full")
 
     def _pipeline(self, kind, network):
         return Pipeline(self.model, kind, network, self.options.rgb_dtype)

@@ -8,6 +8,8 @@ What differs from the int8 mode, whose ends stay in float:
   8 % finer. What rounding the input costs is most of what such a file loses at all.
 - That convolution is fitted to the float network by least squares on representative patches, its taps on the ILR
   included, and rounded weight after weight (GPTQ). PSNR is relative to an image's error, so smooth patches weigh more.
+
+`integer_rgb.py` puts enlargement and colour before it.
 """
 
 import dataclasses
@@ -23,9 +25,11 @@ from drcn_keras.export.pipeline import to_tflite
 # The largest luma of a colour photograph.
 LUMA_TOP = 235.0 / 255.0
 COPIES = 16
-_GATHER = "concatenation"
+GATHER = "concatenation"
 _REFIT_DAMPING = 1e-4
 _ROUNDING_DAMPING = 1e-3
+# The fit looks at one of so many receptive fields each way: neighbours are much alike.
+_EVERY = 3
 # Of a patch's outermost pixels, which are 16 times as large a part of it as of a picture of 1000 x 1000.
 _BORDER_WEIGHT = 1.0 / 16.0
 # Squared levels of 255 that are added to a patch's error before its weight is 1 / error.
@@ -33,149 +37,221 @@ _WEIGHT_FLOOR = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Last:
-    """The last convolution on its grid: features first, then the image's channels.
+class Fine:
+    """A convolution whose inputs come in groups of channels that share a weight: one weight, several times 127 steps.
 
     Args:
-        kernel: (3, 3, features + channels, channels) in whole steps.
-        bias: (channels,).
+        kernel: (height, width, groups, outputs) in whole steps, the sum over each group's channels.
+        bias: (outputs,).
         step: of the kernel's grid.
+        members: for each input channel the group that it belongs to.
     """
 
     kernel: np.ndarray
     bias: np.ndarray
     step: float
+    members: np.ndarray
+
+    def dealt(self) -> np.ndarray:
+        """The kernel of all channels, real numbers, each group's weights dealt out evenly, 127 steps the largest."""
+        height, width, _, outputs = self.kernel.shape
+        dealt = np.zeros((height, width, len(self.members), outputs))
+        for group in range(self.kernel.shape[2]):
+            channels = np.flatnonzero(self.members == group)
+            each, left = np.divmod(self.kernel[:, :, group], len(channels))
+            for number, channel in enumerate(channels):
+                dealt[:, :, channel] = each + (number < left)
+        for output in range(outputs):
+            self._make_largest(dealt[..., output])
+        return (dealt * self.step).astype(np.float32)
+
+    def _make_largest(self, dealt):
+        """The quantiser takes a channel's largest weight for 127 steps: one has to be just that."""
+        if np.abs(dealt).max() == 127:
+            return
+        row, column, group = self._roomiest(dealt)
+        first, *rest = np.flatnonzero(self.members == group)
+        extra, dealt[row, column, first] = 127 - dealt[row, column, first], 127
+        each, left = divmod(int(extra), len(rest))
+        dealt[row, column, rest] -= each + (np.arange(len(rest)) < left)
+
+    def _roomiest(self, dealt):
+        """Where the weight lies that loses least by it: the largest mean of a group of several channels."""
+        counts = np.bincount(self.members)
+        means = np.stack([dealt[:, :, self.members == group].mean(axis=2) for group in range(len(counts))], axis=2)
+        return np.unravel_index(np.argmax(np.where(counts > 1, means, -np.inf)), means.shape)
 
 
-class IntegerNetwork:
-    """The network of one `DRCN` on its integer grids.
+def rounded(kernel, bias, moment, members, step=None, damping=_ROUNDING_DAMPING) -> Fine:
+    """A `Fine` convolution.
+
+    Args:
+        kernel: (height, width, groups, outputs), real numbers.
+        bias: (outputs,).
+        moment: (n, n) second moment of the n = height * width * groups inputs, as `tune.rows` puts them.
+        members: as for `Fine`.
+        step: of the grid; None: the finest that holds every weight.
+        damping: as for `tune.round_kernel`.
+    """
+    counts = np.bincount(members)
+    if step is None:
+        step = max(np.abs(kernel[:, :, group]).max() / count for group, count in enumerate(counts)) / 127.0
+    taps = kernel.shape[0] * kernel.shape[1]
+    whole = tune.round_kernel(kernel, moment, step, np.tile(127 * counts, taps), damping) / step
+    return Fine(np.round(whole), bias, step, np.asarray(members))
+
+
+def finest(kernel, moment, members) -> np.ndarray:
+    """A kernel of all channels, each output on the finest grid of its own: (height, width, channels, outputs).
+
+    `kernel`, `moment` and `members` are as for `rounded`.
+    """
+    outputs = (kernel[..., [output]] for output in range(kernel.shape[3]))
+    return np.concatenate([rounded(one, None, moment, members).dealt() for one in outputs], axis=3)
+
+
+class Body:
+    """What luma and rgb files share: the network of one `DRCN` on its integer grids, without its last convolution.
 
     Args:
         model: `DRCN`.
         network: its residual network with the identity taken out, the heavy kernels on their 8-bit grids.
         ranges: dict of tensor name to (low, high), from `quantize.calibrate` in mode int8.
+        top: of the range that the reconstructions are brought to, the image's beside them.
+    """
+
+    def __init__(self, model, network, ranges, top):
+        self.channels, self.gain = model.channels, inference.skip_gain(model)
+        self.used = inference.used_recursions(model)
+        self.top = top
+        self.network = tune.copy(network)
+        self.ranges = {**ranges, "ilr": (0.0, top), "sr": (0.0, 1.0)}
+        self._stretch()
+
+    def _stretch(self):
+        """Brings the reconstructions' range to the image's: side by side they share one grid. Exact, after a ReLU."""
+        found = [name for name in self.ranges if names.role_of(name) == names.RECONSTRUCTION_1]
+        reach = float(max(self.ranges[name][1] for name in found))
+        layer = self.network.get_layer(names.RECONSTRUCTION_1)
+        layer.set_weights([weights * (self.top / reach) for weights in layer.get_weights()])
+        weights = self.network.get_layer(names.ENSEMBLE).get_weights()[0]
+        kernel, self.bias = self.network.get_layer(names.RECONSTRUCTION_2).get_weights()
+        # The last convolution over all reconstructions side by side.
+        self.kernel = np.concatenate([weight * kernel * (reach / self.top) for weight in weights], axis=2)
+        self.features = self.kernel.shape[2]
+        self.ranges |= dict.fromkeys(found, (0.0, self.top))
+
+    def reconstructions(self, features):
+        """From what `embedding_1` gives, a Keras tensor, to the reconstructions in use, a list."""
+        layer = self.network.get_layer
+        state = layer(names.EMBEDDING_2)(features)
+        found = []
+        for recursion in range(1, self.used[-1] + 1):
+            state = ops.relu(state + layer(names.INFERENCE)(state))
+            if recursion in self.used:
+                found.append(layer(names.RECONSTRUCTION_1)(state))
+        return found
+
+
+def project(side_by_side, last):
+    """The last convolution, a `Fine`, on a Keras tensor."""
+    layer = keras.layers.Conv2D(last.kernel.shape[-1], 3, padding="same", name=names.RECONSTRUCTION_2)
+    sr = layer(side_by_side)
+    layer.set_weights([last.dealt(), last.bias])
+    return sr
+
+
+def fitted(start, bias, gathered, images, target, members) -> Fine:
+    """The last convolution by least squares on what the 8-bit layers before it deliver, rounded.
+
+    Args:
+        start: (3, 3, groups, outputs), where the fit begins; bias: (outputs,).
+        gathered: iterable of (height, width, groups), what stands side by side, group by group, in real numbers.
+        images: (count, height, width, outputs), the enlarged images without the network.
+        target: likewise, what the float network makes of them.
+        members: of the groups, as for `Fine`.
+    """
+    moment, cross = _moments(start, bias, gathered, images, target)
+    damped = moment + _REFIT_DAMPING * np.mean(np.diag(moment)) * np.eye(len(moment))
+    kernel = np.concatenate([start.reshape(-1, start.shape[-1]), bias[None]]) + np.linalg.solve(damped, cross)
+    last = rounded(kernel[:-1].reshape(start.shape), kernel[-1], moment[:-1, :-1], members)
+    # The mean error that rounding left goes into the bias, whose steps are fine.
+    left = kernel[:-1] - last.step * last.kernel.reshape(kernel[:-1].shape)
+    return dataclasses.replace(last, bias=kernel[-1] + moment[-1, :-1] @ left / moment[-1, -1])
+
+
+def _moments(start, bias, gathered, images, target):
+    kernel = np.concatenate([start.reshape(-1, start.shape[-1]), bias[None]])
+    moment, cross = np.zeros((len(kernel), len(kernel))), np.zeros(kernel.shape)
+    border = np.full(images.shape[1:3], np.sqrt(_BORDER_WEIGHT))
+    border[1:-1, 1:-1] = 1.0
+    for number, (image, wanted, given) in enumerate(zip(images, target, gathered, strict=True)):
+        weight = 1.0 / (_WEIGHT_FLOOR + 255.0**2 * np.mean(np.square(wanted - image)))
+        # With the padding: a fit to the inside alone is free to be far off where zeros come in. One of _EVERY rows and
+        # columns, others in the next image, so that each side is seen.
+        first = number % _EVERY
+        fields = tune.rows(np.pad(given, ((1, 1), (1, 1), (0, 0)))[None, first:, first:], _EVERY)
+        # In float64: what float32 loses exceeds the damping where patches are few.
+        fields = np.concatenate([fields, np.ones((len(fields), 1))], axis=1, dtype=np.float64)
+        error = wanted[first::_EVERY, first::_EVERY].reshape(len(fields), -1) - fields @ kernel
+        share = border[first::_EVERY, first::_EVERY].reshape(-1, 1)
+        fields *= share
+        moment += weight * (fields.T @ fields)
+        cross += weight * (fields.T @ (share * error))
+    return moment, cross
+
+
+class LumaNetwork(Body):
+    """The luma file: ILR in, SR out, both with 256 levels.
+
+    Args:
+        model, network, ranges: as for `Body`.
         images: representative ILR patches.
     """
 
     def __init__(self, model, network, ranges, images):
-        self.channels, self.gain = model.channels, inference.skip_gain(model)
-        self.used = inference.used_recursions(model)
-        self.top = LUMA_TOP if model.channels == 1 else 1.0
-        self.network = tune.copy(network)
-        self.ranges = {**ranges, "ilr": (0.0, self.top), "sr": (0.0, 1.0)}
+        super().__init__(model, network, ranges, LUMA_TOP if model.channels == 1 else 1.0)
         # Above its white the file cannot see: an image that lies there must not pull the fit.
         images = np.clip(images, 0.0, self.top)
         given = np.round(images * (255.0 / self.top)) * (self.top / 255.0)
         tune.round_layer(self.network.get_layer(names.EMBEDDING_1), given.astype(np.float32))
-        roles = {name: names.role_of(name) for name in ranges}
-        reach = max(high for name, (_, high) in ranges.items() if roles[name] == names.RECONSTRUCTION_1)
-        self._stretch(float(reach))
-        target = np.asarray(inference.inference_model(model)(images))
-        self.luma = self._fitted(target, images)
-
-    def _stretch(self, reach):
-        """Brings the reconstructions' range to the image's: side by side they share one grid. Exact, after a ReLU."""
-        layer = self.network.get_layer(names.RECONSTRUCTION_1)
-        layer.set_weights([weights * (self.top / reach) for weights in layer.get_weights()])
-        weights = self.network.get_layer(names.ENSEMBLE).get_weights()[0]
-        kernel, bias = self.network.get_layer(names.RECONSTRUCTION_2).get_weights()
-        self.features = len(weights) * kernel.shape[2]
-        self._start = np.concatenate([weight * kernel * (reach / self.top) for weight in weights], axis=2), bias
-        same = {names.RECONSTRUCTION_1, _GATHER}
-        known = {name: (0.0, self.top) for name in self.ranges if names.role_of(name) in same}
-        self.ranges |= {**known, names.tensor(_GATHER, 1): (0.0, self.top)}
+        self.members = np.concatenate(
+            [np.arange(self.features), np.tile(self.features + np.arange(self.channels), COPIES)]
+        )
+        self.last = self._fitted(np.asarray(inference.inference_model(model)(images)), images)
 
     def _fitted(self, target, images):
-        """The last convolution by least squares on what the 8-bit layers before it deliver."""
-        kernel, bias = self._start
         skip = np.zeros((3, 3, self.channels, self.channels))
         skip[1, 1] = self.gain * np.eye(self.channels)
-        start = np.concatenate([kernel, skip], axis=2)
-        draft = self.luma_file(self._rounded(start, bias, np.eye(start[..., 0].size)), 16, 16)
-        moment, cross = self._moments(draft, images, target, start, bias)
-        damped = moment + _REFIT_DAMPING * np.mean(np.diag(moment)) * np.eye(len(moment))
-        fitted = np.concatenate([start.reshape(-1, start.shape[-1]), bias[None]]) + np.linalg.solve(damped, cross)
-        last = self._rounded(fitted[:-1].reshape(start.shape), fitted[-1], moment[:-1, :-1])
-        # The mean error that rounding left goes into the bias, whose steps are fine.
-        left = fitted[:-1] - last.step * last.kernel.reshape(fitted[:-1].shape)
-        return dataclasses.replace(last, bias=fitted[-1] + moment[-1, :-1] @ left / moment[-1, -1])
+        start = np.concatenate([self.kernel, skip], axis=2)
+        draft = self.file(rounded(start, self.bias, np.eye(start[..., 0].size), self.members), 16, 16)
+        gathered = quantize.int8_values(draft, images, names.tensor(GATHER, 1))
+        # The first of the image's copies stands for all.
+        groups = (values[..., : self.features + self.channels] for values in gathered)
+        return fitted(start, self.bias, groups, images, target, self.members)
 
-    def _moments(self, draft, images, target, start, bias):
-        kernel = np.concatenate([start.reshape(-1, start.shape[-1]), bias[None]])
-        moment, cross = np.zeros((len(kernel), len(kernel))), np.zeros(kernel.shape)
-        border = np.full(images.shape[1:3], np.sqrt(_BORDER_WEIGHT))
-        border[1:-1, 1:-1] = 1.0
-        gathered = quantize.int8_values(draft, images, names.tensor(_GATHER, 1))
-        for ilr, wanted, given in zip(images, target, gathered, strict=True):
-            # With the padding: a fit to the inside alone is free to be far off where zeros come in.
-            padded = np.pad(given[..., : self.features + self.channels], ((1, 1), (1, 1), (0, 0)))
-            fields = tune.rows(padded[None])
-            # In float64: what float32 loses exceeds the damping where patches are few.
-            fields = np.concatenate([fields, np.ones((len(fields), 1))], axis=1, dtype=np.float64)
-            error = wanted.reshape(len(fields), -1) - fields @ kernel
-            weight = 1.0 / (_WEIGHT_FLOOR + 255.0**2 * np.mean(np.square(wanted - ilr)))
-            fields *= border.reshape(-1, 1)
-            moment += weight * (fields.T @ fields)
-            cross += weight * (fields.T @ (border.reshape(-1, 1) * error))
-        return moment, cross
-
-    def _rounded(self, kernel, bias, moment):
-        features, skip = np.abs(kernel[:, :, : self.features]), np.abs(kernel[:, :, self.features :])
-        step = max(abs(self.gain) / COPIES, skip.max() / COPIES, features.max()) / 127.0
-        most = np.where(np.arange(kernel.shape[2]) < self.features, 127, 127 * COPIES)
-        whole = tune.round_kernel(kernel, moment, step, np.tile(most, 9), _ROUNDING_DAMPING) / step
-        return Last(np.round(whole), bias, step)
-
-    def graph(self, last, ilr):
-        """The whole network on a Keras tensor (batch, height, width, channels), with this `Last`: the SR image."""
-        layer = self.network.get_layer
-        state = layer(names.EMBEDDING_2)(layer(names.EMBEDDING_1)(ilr))
-        features = []
-        for recursion in range(1, self.used[-1] + 1):
-            state = ops.relu(state + layer(names.INFERENCE)(state))
-            if recursion in self.used:
-                features.append(layer(names.RECONSTRUCTION_1)(state))
-        side_by_side = ops.concatenate([*features, *[ilr] * COPIES], axis=-1)
-        project = keras.layers.Conv2D(last.kernel.shape[-1], 3, padding="same", name=names.RECONSTRUCTION_2)
-        sr = project(side_by_side)
-        project.set_weights([self._copied(last), last.bias])
-        return sr
-
-    def _copied(self, last):
-        """The kernel with the weights on the image dealt out to its copies, and 127 steps the largest of all."""
-        channels = last.kernel.shape[2] - self.features
-        image_taps = last.kernel[:, :, self.features :]
-        dealt = np.zeros((COPIES, *image_taps.shape))
-        dealt[:] = np.floor(image_taps / COPIES)
-        for number in range(COPIES):
-            dealt[number] += number < image_taps - COPIES * np.floor(image_taps / COPIES)
-        for channel in range(channels):
-            # The quantiser takes a channel's largest weight for 127 steps: one has to be just that.
-            first, rest = dealt[0, 1, 1, channel, channel], dealt[1:, 1, 1, channel, channel]
-            extra, dealt[0, 1, 1, channel, channel] = 127 - first, 127
-            each, left = divmod(int(extra), COPIES - 1)
-            rest -= each + (np.arange(COPIES - 1) < left)
-        kernel = np.concatenate([last.kernel[:, :, : self.features], *dealt], axis=2)
-        return (kernel * last.step).astype(np.float32)
-
-    def luma_file(self, last, height, width):
-        """Bytes of the luma file for ILR of this size, or of any (None)."""
+    def file(self, last, height, width):
+        """Bytes of the file for ILR of this size, with this last convolution."""
         ilr = keras.Input((None, None, self.channels), name="ilr")
-        network = keras.Model(ilr, self.graph(last, ilr), name="drcn_inference")
-        return quantize.to_mode(to_tflite(_Luma(network, self.channels), height, width), "int8_full", self.ranges)
+        features = self.reconstructions(self.network.get_layer(names.EMBEDDING_1)(ilr))
+        sr = project(ops.concatenate([*features, *[ilr] * COPIES], axis=-1), last)
+        graph = Program(keras.Model(ilr, sr, name="drcn_inference"))
+        ranges = {**self.ranges, names.tensor(GATHER, 1): (0.0, self.top)}
+        return quantize.to_mode(to_tflite(graph, height, width), "int8_full", ranges)
 
 
-class _Luma:
-    """What `to_tflite` needs to know of a pipeline, for a network that is the whole of it. Sizes are ILR's."""
+class Program:
+    """What `to_tflite` needs to know of a pipeline, for a network that is the whole of it; sizes are its input's."""
 
-    dtype, input_name = "float32", "ilr"
+    dtype = "float32"
 
-    def __init__(self, network, channels):
-        self.network, self.channels = network, channels
+    def __init__(self, network):
+        self.network = network
+        self.input_name = network.input.name
 
     def __call__(self, images):
         return self.network(images)
 
     def shape(self, height, width):
-        """Input shape; None for any size."""
-        return (1, height, width, self.channels)
+        """Input shape."""
+        return (1, height, width, self.network.input.shape[-1])

@@ -26,6 +26,7 @@ _WHOLE = (
     Operation.ADD,
     Operation.CONCATENATION,
     Operation.STRIDED_SLICE,
+    Operation.RESHAPE,
 )
 _LEVELS = 255
 _SAMPLES = 200_000

@@ -32,6 +32,22 @@ def representative_patches(folder, scale, channels):
     Raises:
         UserError: no folder was named, or it has too few images.
     """
+    pairs = _representative_pairs(folder, scale, channels)
+    return _chosen([pair.ilr for pair in pairs], CALIBRATION_SIDE, (0.0, 0.5, 1.0))
+
+
+def representative_lr(folder, scale):
+    """The same choice of LR patches in colour, as an rgb file gets them: whole numbers from 0 to 255.
+
+    Returns:
+        float32 (count, side, side, 3), enlarged about as large as `representative_patches`.
+    """
+    pairs = _representative_pairs(folder, scale, 3)
+    images = [np.round(255.0 * np.clip(pair.lr, 0.0, 1.0)) for pair in pairs]
+    return _chosen(images, CALIBRATION_SIDE // scale, (0.0, 128.0, 255.0))
+
+
+def _representative_pairs(folder, scale, channels):
     side = CALIBRATION_SIDE
     if not folder:
         raise UserError(
@@ -46,12 +62,17 @@ def representative_patches(folder, scale, channels):
         raise UserError(
             f"{folder} has too few images of {side}x{side} pixels or more: expected {MIN_IMAGES}, found {len(pairs)}."
         )
+    return pairs
+
+
+def _chosen(images, side, levels):
+    """Patches of `side` pixels each way: random ones, extreme ones, and constant ones of these `levels`."""
     patches = np.stack(
         [
-            pair.ilr[row : row + side, column : column + side]
-            for pair in pairs
-            for row in range(0, pair.ilr.shape[0] - side + 1, side // 2)
-            for column in range(0, pair.ilr.shape[1] - side + 1, side // 2)
+            image[row : row + side, column : column + side]
+            for image in images
+            for row in range(0, image.shape[0] - side + 1, side // 2)
+            for column in range(0, image.shape[1] - side + 1, side // 2)
         ]
     )
     contrast, brightness = np.std(patches, axis=(1, 2, 3)), np.mean(patches, axis=(1, 2, 3))
@@ -63,7 +84,7 @@ def representative_patches(folder, scale, channels):
         np.argsort(brightness)[-EXTREMES:],
     ]
     real = patches[np.unique(np.concatenate(chosen))]
-    constant = np.stack([np.full(real.shape[1:], level, np.float32) for level in (0.0, 0.5, 1.0)])
+    constant = np.stack([np.full(real.shape[1:], level, np.float32) for level in levels])
     return np.concatenate([real, constant])
 
 

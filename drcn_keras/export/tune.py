@@ -87,13 +87,13 @@ def round_kernels(network, content, images):
     return twin
 
 
-def rows(maps, every=1):
-    """Receptive fields of a 3x3 convolution inside maps (n, h, w, c): (rows, 9 * c), as a kernel lies.
+def rows(maps, every=1, size=3):
+    """Receptive fields of a convolution inside maps (n, h, w, c): (rows, size^2 * c), as a kernel lies.
 
-    `every`: of each so many rows and columns of the image one is taken.
+    `every`: of each so many rows and columns of the image one is taken. `size`: of the kernel, pixels each way.
     """
-    windows = np.lib.stride_tricks.sliding_window_view(maps, (3, 3), axis=(1, 2))[:, ::every, ::every]
-    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 9 * maps.shape[-1])
+    windows = np.lib.stride_tricks.sliding_window_view(maps, (size, size), axis=(1, 2))[:, ::every, ::every]
+    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size**2 * maps.shape[-1])
 
 
 def round_layer(layer, images):
