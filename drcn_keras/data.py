@@ -7,6 +7,7 @@ uninterrupted run would have seen.
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -55,7 +56,7 @@ class Pair:
 
 
 def load_pairs(
-    paths: Sequence[str],
+    paths: str | os.PathLike | Sequence[str],
     scale: int | Sequence[int],
     channels: int = 1,
     min_side: int = 1,
@@ -65,7 +66,7 @@ def load_pairs(
     """Reads photographs and degrades them.
 
     Args:
-        paths: image files.
+        paths: image files; one alone will do.
         scale: 2, 3 or 4, or several of them: each image is degraded for every one.
         channels: 1 for Y, 3 for RGB.
         min_side: pixels; an image with a shorter side (after mod-crop) is skipped with a warning.
@@ -78,13 +79,13 @@ def load_pairs(
     Raises:
         UserError: no image can be used, or an LR image is of a wrong size. Others are skipped with a warning.
     """
-    pairs, skipped, lr_paths = [], 0, lr_paths or {}
-    for path in paths:
+    pairs, skipped, lr_paths, files = [], 0, lr_paths or {}, _several(paths)
+    for path in files:
         try:
             image = read_image(path)
             lrs = {factor: read_image(lr_paths[path, factor]) for factor in as_scales(scale)} if lr_paths else {}
         except UserError as error:
-            if len(paths) == 1:
+            if len(files) == 1:
                 raise
             skipped += 1
             logging.warning("%s: skipped", error)
@@ -101,7 +102,7 @@ def load_pairs(
                 continue
             lr = given[factor] if given else shrink(original / 255.0, factor)
             pairs.append(Pair(path, original, lr.astype(np.float32), factor))
-    return _told(pairs, skipped, len(paths), min_side)
+    return _told(pairs, skipped, len(files), min_side)
 
 
 def _told(pairs, skipped, given, min_side):
@@ -146,9 +147,14 @@ def split_holdout(paths: list[str], count: int) -> tuple[list[str], list[str]]:
     )
 
 
-def list_folders(folders: Sequence[str]) -> list[str]:
-    """The image files of several folders, in order. Raises UserError as `image_files.list_images` does."""
-    return [path for folder in folders for path in list_images(folder)]
+def list_folders(folders: str | os.PathLike | Sequence[str]) -> list[str]:
+    """The image files of a folder or of several, in order. Raises UserError as `image_files.list_images` does."""
+    return [path for folder in _several(folders) for path in list_images(folder)]
+
+
+def _several(paths):
+    """A list of the paths that are given, or of the one."""
+    return [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
 
 
 def list_lr(folders: Sequence[str], lr_folders: Sequence[str], scales: Sequence[int]) -> dict[tuple[str, int], str]:
@@ -177,6 +183,9 @@ class PatchStream:
             enlargement: flat ones teach nothing.
         balance_scales: give each patch a weight, the inverse of bicubic's mean squared error at its scale (1 on the
             average over the scales' errors): else the loss is mostly the largest scale's.
+
+    Raises:
+        ValueError: a number is less than 1, or a side is shorter than `patch_size`.
     """
 
     def __init__(
@@ -190,6 +199,12 @@ class PatchStream:
         skip_flat: float = 0.0,
         balance_scales: bool = False,
     ):
+        for name, value in (("patch_size", patch_size), ("stride", stride), ("batch_size", batch_size)):
+            if value < 1:
+                raise ArgumentError(f"`{name}` must be at least 1; received {value}.")
+        smallest = min(min(pair.original.shape[:2]) for pair in pairs)
+        if smallest < patch_size:
+            raise ArgumentError(f"`patch_size` must be at most {smallest}, the smallest side; received {patch_size}.")
         self.pairs = pairs
         self.patch_size = patch_size
         self.stride = stride

@@ -1,5 +1,6 @@
 """A Keras model with a loss of its own whose `fit` and `evaluate` work on one device, on many, and on many machines."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -112,7 +113,10 @@ class DistributedModel(keras.Model):
             # Keras clips the gradient of each replica; what must be clipped is their sum.
             gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
             gradients = [gradient / replicas for gradient in self.optimizer._clip_gradients(gradients)]
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        if gradients:
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        else:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)  # As Keras says it.
         return self._logs(loss, x, y, prediction, sample_weight)
 
     def _tensorflow_test_step(self, data):

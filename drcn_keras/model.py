@@ -1,6 +1,7 @@
 """DRCN itself: one convolution applied D times, every recursion reconstructed, the ensemble returned."""
 
 import math
+import numbers
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +49,7 @@ class DRCN(DistributedModel):
         float32 (batch, height, width, channels), about [0, 1] and not clipped.
 
     Raises:
-        ValueError: an argument is outside the range above.
+        ValueError: an argument is outside the range above, or what the model is called with is no such batch.
         UserError: this process is a fork of one that had a DRCN.
     """
 
@@ -63,11 +64,13 @@ class DRCN(DistributedModel):
         **kwargs: Any,
     ) -> None:
         claim()
-        _check("recursions", recursions, type(recursions) is int and recursions >= 1, "a whole number >= 1")
-        _check("filters", filters, type(filters) is int and filters >= 1, "a whole number >= 1")
+        _check("recursions", recursions, _is_whole(recursions) and recursions >= 1, "a whole number >= 1")
+        _check("filters", filters, _is_whole(filters) and filters >= 1, "a whole number >= 1")
         _check("channels", channels, type(channels) is int and channels in (1, 3), "1 (luma) or 3 (RGB)")
         _check("scale", scale, are_scales(scale), "2, 3 or 4, or several of them, ascending")
-        _check("beta", beta, beta >= 0, "a number >= 0")
+        _check("beta", beta, isinstance(beta, numbers.Real) and 0 <= beta < math.inf, "a number >= 0")
+        # What NumPy computed is as good as what was typed; files hold Python's own numbers.
+        recursions, filters, beta = int(recursions), int(filters), float(beta)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         _check("dtype", policy.name, policy.compute_dtype != "float16", "a policy without float16, which overflows")
 
@@ -98,6 +101,11 @@ class DRCN(DistributedModel):
         self.supervised = tuple(every)
         # A variable, so that a traced graph sees the annealed value; the loss's, not the network's.
         self.alpha = self.add_weight(name="alpha", shape=(), initializer="ones", trainable=False)
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        for images in keras.tree.flatten(inputs):
+            _check_images(images)
+        return super().__call__(inputs, *args, **kwargs)
 
     @property
     def ensemble_weights(self) -> Any:
@@ -276,6 +284,20 @@ def _check_batch(ilr, hr, sample_weight):
     if sample_weight is not None:
         shape = tuple(sample_weight.shape)
         _check("sample_weight", shape, len(shape) == 1 or shape[1:] == (1,), "one number for each image, (batch,)")
+
+
+def _check_images(images):
+    """Raises ValueError where Keras would take one image's rows for a batch, or compute with levels from 0 to 255."""
+    shape = getattr(images, "shape", None)
+    if shape is None or getattr(shape, "rank", 4) is None:  # A Python number; a size that tf.data does not tell.
+        return
+    _check("inputs", tuple(shape), len(shape) == 4, "(batch, height, width, channels)")
+    dtype = keras.backend.standardize_dtype(images.dtype)
+    _check("inputs", dtype, keras.backend.is_float_dtype(dtype), "floating point in [0, 1]")
+
+
+def _is_whole(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _may_be_equal(one, other):

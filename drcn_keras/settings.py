@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import os
 import typing
 
@@ -128,8 +129,9 @@ class Settings:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if element := element_type(field):
-                object.__setattr__(self, field.name, _parts(field.name, getattr(self, field.name), element))
+            value, element = getattr(self, field.name), element_type(field)
+            value = _parts(field.name, value, element) if element else _plain(value, field.type)
+            object.__setattr__(self, field.name, value)
 
 
 def element_type(field: dataclasses.Field) -> type | None:
@@ -172,6 +174,12 @@ def check(settings: Settings) -> None:
         )
     if settings.outputs and settings.alpha_end > 0:
         raise ArgumentError(f"`outputs` needs an `alpha_end` of 0; received {settings.alpha_end}.")
+    last = (settings.epochs - 1) / settings.epochs
+    if settings.outputs and last < settings.alpha_until and (settings.alpha_until == 1.0 or not settings.time_limit):
+        raise ArgumentError(
+            f"`outputs` needs an epoch whose alpha is 0, an `alpha_until` of at most {last:g} with {settings.epochs} "
+            f"`epochs`; received {settings.alpha_until}."
+        )
     if not settings.scale or list(settings.scale) != sorted(set(settings.scale)):
         raise ArgumentError(f"`scale` must be ascending, each once; received {spelled(settings.scale) or 'none'}.")
     if not settings.zooms or not all(0.0 < factor <= 1.0 for factor in settings.zooms):
@@ -223,12 +231,23 @@ def _check_value(field, value):
         raise ArgumentError(f"`{field.name}` must be at most {rule['high']}; received {value}.")
 
 
+def _plain(value, kind):
+    """A path as text, a whole number where a fraction may stand as float, and NumPy's numbers as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, bool):
+        return value
+    if kind is float and isinstance(value, numbers.Real):
+        return float(value)
+    return int(value) if isinstance(value, numbers.Integral) else value
+
+
 def _parts(name, given, element):
     """The tuple of values that one value, several, or a text with commas stands for."""
     parts: list = []
     for part in given if isinstance(given, (list, tuple)) else (given,):
         if not isinstance(part, str) or (element is str and os.path.isdir(part)):
-            parts.append(part)
+            parts.append(_plain(part, element))
         else:
             parts += [text.strip() for text in part.split(",") if text.strip()]
     try:

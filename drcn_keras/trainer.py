@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import json
+import math
+import os
 import sys
 
 import keras
@@ -37,7 +39,7 @@ def run(settings: Settings) -> dict:
 
 def _run(settings, strategy, workers, folder):
     settings = _with_precision(settings, workers, folder)
-    _make_repeatable(settings.seed)
+    _make_repeatable(settings)
     inputs = load_images(settings)
     steps = settings.steps_per_epoch or max(1, len(inputs.stream) // settings.batch_size)
     identity = {**_identity(settings), "images": inputs.checksum}
@@ -60,6 +62,9 @@ def _run(settings, strategy, workers, folder):
     step = _restore(model, resumed, stateful) if resumed else 0
     if resumed:
         logging.info("resuming after step %d (epoch %d)", step, step // steps)
+        if workers.is_chief and not os.path.isfile(folder.best):
+            logging.warning("%s is missing; the next validated epoch writes it, whatever came before", folder.best)
+            validate.best = -math.inf
         if _has_ended(stateful, step // steps):
             logging.info("this run has ended; epochs or time_limit extends it, fresh starts over")
             return card.read(folder.best)
@@ -81,9 +86,10 @@ def _with_precision(settings, workers, folder):
     return dataclasses.replace(settings, precision=workers.bytes_from_chief(name.encode()).decode())
 
 
-def _make_repeatable(seed):
-    keras.utils.set_random_seed(seed)
-    if keras.backend.backend() == "tensorflow":
+def _make_repeatable(settings):
+    keras.utils.set_random_seed(settings.seed)
+    # Keras compiles nothing with XLA once TensorFlow was told this; XLA's own code is repeatable on a CPU.
+    if keras.backend.backend() == "tensorflow" and not settings.xla:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
@@ -193,6 +199,8 @@ def _build(settings):
     if settings.init:
         _start_from(model, load(settings.init), settings)
     model.compile(optimizer=optimizer, jit_compile=settings.xla or keras.backend.backend() == "jax")
+    if settings.xla and not model.jit_compile:
+        raise ArgumentError("`xla` needs a process of its own: a training without it was here before.")
     optimizer.build(model.trainable_variables)
     return model
 
@@ -235,6 +243,8 @@ def _newest(model, folder, identity, stateful):
 
     def flaw(arrays, meta):
         parts = {"step", *stateful} - {"step", *meta["state"]} if type(meta["step"]) is int else {"step"}
+        for name in stateful.keys() - parts:
+            stateful[name].restore(meta["state"][name])  # Fails as a damaged file does where a part lacks its own.
         return checkpoint.mismatch(model, arrays) or (f"it lacks {', '.join(sorted(parts))}" if parts else None)
 
     return checkpoint.newest(folder.checkpoints, lambda meta: _contradiction(identity, meta["settings"]), flaw)

@@ -171,6 +171,27 @@ def test_gray_images_serve_an_rgb_network(tmp_path):
     np.testing.assert_allclose(pair.hr, np.full((10, 10, 3), 0.2), atol=1e-6)
 
 
+def test_one_path_does_for_several(photographs):
+    assert data.list_folders(str(photographs)) == data.list_folders([photographs])
+    path = data.list_folders(photographs)[0]
+    assert [pair.path for pair in data.load_pairs(path, 2)] == [path]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        # Slices beyond the image would be shorter patches without a word.
+        ({"patch_size": 11}, "^`patch_size` must be at most 10, the smallest side; received 11"),
+        ({"patch_size": 0}, "^`patch_size` must be at least 1; received 0"),
+        ({"stride": 0}, "^`stride` must be at least 1"),
+        ({"batch_size": 0}, "^`batch_size` must be at least 1"),
+    ],
+)
+def test_numbers_that_make_no_patches_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        PatchStream([numbered(20, 20), numbered(12, 10)], **{"patch_size": 10, **wrong})
+
+
 def test_holdout_takes_evenly_spread_images_and_leaves_the_rest():
     train, held = data.split_holdout(list("abcdefghij"), 2)
     assert held == ["a", "f"]

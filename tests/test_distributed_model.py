@@ -166,6 +166,27 @@ def test_quantize_is_refused():
         compiled().quantize("int8")
 
 
+@pytest.mark.parametrize("how", ["__call__", "predict_on_batch", "predict"])
+def test_what_is_no_batch_of_images_is_refused(pairs, how):
+    """An image of one channel alone would be taken for a batch of its rows, levels from 0 to 255 for brightness."""
+    use = getattr(compiled(), how)
+    with pytest.raises(ValueError, match=r"inputs must be \(batch, height, width, channels\); received \("):
+        use(pairs[0][0])
+    with pytest.raises(ValueError, match=r"inputs must be floating point in \[0, 1\]; received 'uint8'"):
+        use((255 * pairs[0]).astype("uint8"))
+
+
+def test_a_model_that_is_frozen_as_a_whole_is_measured_and_stays(pairs):
+    model = compiled()
+    model.trainable = False
+    model.compile(keras.optimizers.SGD(0.01), metrics=["mse"])
+    before = model.get_weights()
+    with pytest.warns(UserWarning, match="does not have any trainable weights"):
+        history = model.fit(*pairs, batch_size=5, verbose=0)
+    assert_equal(model.get_weights(), before, 0)
+    assert history.history["mse"][0] == pytest.approx(mean_square(model, *pairs), rel=1e-5)
+
+
 def test_float16_is_refused():
     with pytest.raises(ValueError, match="dtype must be a policy without float16"):
         DRCN(recursions=1, filters=1, dtype="mixed_float16")

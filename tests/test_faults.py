@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -116,6 +117,19 @@ def test_sigterm_writes_a_checkpoint_in_the_middle_of_an_epoch_and_exits_with_0(
     assert 0 < step < 20
 
     assert training_process.run(log, model_dir=folder, **settings)[0] == 0
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_xla_compiles_the_step_and_resumes_bit_for_bit(photographs, tmp_path):
+    settings = {"train_dir": photographs, "epochs": 2, "xla": True, "strategy": "default"}
+    code, output = training_process.run(tmp_path / "whole.log", model_dir=tmp_path / "whole", **settings)
+    assert code == 0, output
+    assert "jit_compile=False" not in output  # What Keras says when it does not.
+
+    folder = tmp_path / "resumed"
+    shutil.copytree(tmp_path / "whole", folder)
+    (folder / "checkpoints" / checkpoints(folder)[-1]).unlink()
+    assert training_process.run(tmp_path / "resumed.log", model_dir=folder, **settings)[0] == 0
     assert_same_run(tmp_path / "whole", folder)
 
 

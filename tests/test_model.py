@@ -168,11 +168,21 @@ def test_any_size(size):
         ("scale", 5),
         ("scale", 2.0),
         ("beta", -1),
+        ("beta", "0.1"),
+        ("beta", None),
+        ("beta", float("inf")),
     ],
 )
 def test_arguments_out_of_range_are_named(argument, value):
-    with pytest.raises(ValueError, match=f"{argument} must be .*received {value}"):
+    with pytest.raises(ValueError, match=f"{argument} must be .*received {value!r}"):
         DRCN(**{argument: value})
+
+
+def test_numpys_numbers_are_as_good_as_pythons(tmp_path):
+    model = DRCN(recursions=np.int64(2), filters=np.int32(3), beta=np.float32(0.5))
+    assert [type(model.get_config()[name]) for name in ("recursions", "filters", "beta")] == [int, int, float]
+    model.save(tmp_path / "model.keras")
+    assert load(tmp_path / "model.keras").filters == 3
 
 
 def test_saved_file_restores_weights_alpha_optimiser_and_scale(images, tmp_path):

@@ -1,5 +1,8 @@
 import dataclasses
+import json
+import pathlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -42,6 +45,11 @@ def test_what_json_and_flags_show_of_them():
         ({"learning_rate": 0}, "^`learning_rate` must be > 0"),
         ({"outputs": 17}, "^`outputs` must be at most 16, the recursions; received 17"),
         ({"outputs": 4, "alpha_end": 0.1}, "^`outputs` needs an `alpha_end` of 0; received 0.1"),
+        (
+            {"outputs": 4, "epochs": 4, "alpha_until": 0.8},
+            "^`outputs` needs an epoch whose alpha is 0, an `alpha_until` of at most 0.75 with 4 `epochs`",
+        ),
+        ({"outputs": 4, "time_limit": 5.0, "alpha_until": 1.0}, "^`outputs` needs an epoch whose alpha is 0"),
         ({"precision": "float16"}, "^`precision` must be one of auto, float32, bfloat16; received float16"),
         ({"train_dir": ()}, "^`train_dir` is required"),
         ({"init": "mobile-x9"}, r"^`init`: no file at mobile-x9, and no preset of that name \(.*mobile-x2"),
@@ -53,6 +61,22 @@ def test_python_callers_are_told_the_argument(photographs, tmp_path, wrong, mess
     for kind in (ValueError, UserError):
         with pytest.raises(kind, match=message):
             check(dataclasses.replace(settings, **wrong))
+
+
+def test_the_clock_and_the_last_epoch_may_bring_alpha_to_0(photographs, tmp_path):
+    settings = Settings(train_dir=photographs, model_dir=tmp_path / "run", outputs=4, epochs=4)
+    check(dataclasses.replace(settings, alpha_until=0.75))
+    check(dataclasses.replace(settings, alpha_until=0.9, time_limit=5))
+
+
+def test_paths_and_numpys_numbers_are_as_good_as_text_and_pythons():
+    settings = Settings(
+        train_dir=pathlib.Path("a,b"), init=pathlib.Path("c"), learning_rate=1, scale=np.int64(3), filters=np.int32(4)
+    )
+    assert (settings.train_dir, settings.init, settings.scale) == (("a,b",), "c", (3,))
+    json.dumps(as_json(settings))
+    # What Keras wants as a float is one.
+    assert [type(value) for value in (settings.learning_rate, settings.scale[0], settings.filters)] == [float, int, int]
 
 
 def test_text_for_numbers_is_refused_where_it_is_given():

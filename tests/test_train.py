@@ -244,6 +244,27 @@ def test_damaged_files_are_set_aside_and_the_run_goes_on(tiny, tmp_path, caplog)
     assert "it lacks validation" in caplog.text
 
 
+def test_a_checkpoint_whose_parts_are_incomplete_is_set_aside(tiny, tmp_path):
+    train(tiny(tmp_path))
+    path = tmp_path / "checkpoints" / "step-000000006.npz"
+    arrays, meta = checkpoint.unpack(path.read_bytes())
+    del meta["state"]["progress"]["minutes"]
+    np.savez(path, **arrays, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8))
+    train(tiny(tmp_path))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000000003.npz", "step-000000006.npz", "step-000000006.npz.damaged"]
+
+
+def test_a_best_model_that_was_taken_away_is_written_again(tiny, tmp_path, caplog):
+    card = train(tiny(tmp_path, epochs=1))
+    (tmp_path / "best.keras").unlink()
+    worse = train(tiny(tmp_path, epochs=2, learning_rate=0.001))
+    assert worse["epoch"] == 2
+    assert load(str(tmp_path / "best.keras")).filters == 2
+    assert "best.keras is missing" in caplog.text
+    assert card["val_psnr"] > worse["val_psnr"]  # Or it would have been written in any case.
+
+
 def test_a_second_training_in_the_same_folder_is_refused(tiny, tmp_path):
     with RunFolder(str(tmp_path)).locked(), pytest.raises(UserError, match="another training is at work in"):
         train(tiny(tmp_path))
