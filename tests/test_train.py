@@ -194,7 +194,7 @@ def test_contradicting_flags_are_refused_by_name(finished, tiny):
         ({"filters": 3}, "^`filters=3` contradicts the checkpoint in `model_dir`, made with 2"),
         ({"seed": 9}, "^`seed=9` contradicts"),
         ({"schedule": "cosine"}, "^`schedule=cosine` contradicts"),
-        ({"zooms": (1, 0.8)}, r"^`zooms=1,0\.8` contradicts the checkpoint in `model_dir`, made with 1\.0"),
+        ({"zooms": (1, 0.8)}, r"^`zooms=1\.0,0\.8` contradicts the checkpoint in `model_dir`, made with 1\.0"),
     ):
         with pytest.raises(UserError, match=text):
             train(tiny(finished, epochs=9, **changes))
