@@ -102,10 +102,16 @@ class DRCN(DistributedModel):
         # A variable, so that a traced graph sees the annealed value; the loss's, not the network's.
         self.alpha = self.add_weight(name="alpha", shape=(), initializer="ones", trainable=False)
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Not in __call__, which JAX's `fit` and `predict` pass by.
         for images in keras.tree.flatten(inputs):
             _check_images(images)
-        return super().__call__(inputs, *args, **kwargs)
+        return super().call(inputs, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Keras's. Raises ValueError as the call does; before it begins, for JAX's has then given the weights away."""
+        _check_images(x)
+        return super().predict(x, *args, **kwargs)
 
     @property
     def ensemble_weights(self) -> Any:
