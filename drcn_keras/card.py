@@ -12,6 +12,9 @@ import drcn_keras
 from drcn_keras.errors import UserError
 from drcn_keras.files import write_atomically
 
+# More than anyone has trained, and still what a file may ask for without running for hours or filling the memory.
+MOST_RECURSIONS = 256
+MOST_FILTERS = 1_024
 _PRESETS = os.path.join(os.path.dirname(__file__), "weights")
 
 

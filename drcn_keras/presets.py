@@ -9,14 +9,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from drcn_keras.card import path_of, presets
+from drcn_keras.card import MOST_FILTERS, MOST_RECURSIONS, path_of, presets
 from drcn_keras.errors import UserError
 from drcn_keras.model import DRCN
 from drcn_keras.process import claim
 
-# More than anyone has trained, and still what a file may ask for without running for hours or filling the memory.
-MOST_RECURSIONS = 256
-MOST_FILTERS = 1_024
+# Beside what a training may have: what a file may ask for without filling the memory.
 MOST_PARAMETERS = 10**8
 _LONGEST_CONFIG = 10**6  # bytes; a DRCN's takes about 2,000
 

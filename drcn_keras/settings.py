@@ -6,7 +6,7 @@ import numbers
 import os
 import typing
 
-from drcn_keras.card import path_of, presets
+from drcn_keras.card import MOST_FILTERS, MOST_RECURSIONS, path_of, presets
 from drcn_keras.errors import ArgumentError
 from drcn_keras.files import make_folder
 
@@ -50,8 +50,8 @@ class Settings:
         (2,), "enlargement, or several that one network learns together, separated by commas", choices=(2, 3, 4)
     )
     channels: int = _setting(1, "1: luma, as the paper; 3: RGB", choices=(1, 3))
-    filters: int = _setting(256, "feature maps F (paper: 256)", low=1)
-    recursions: int = _setting(16, "recursions D (paper: 16)", low=1)
+    filters: int = _setting(256, "feature maps F (paper: 256)", low=1, high=MOST_FILTERS)
+    recursions: int = _setting(16, "recursions D (paper: 16)", low=1, high=MOST_RECURSIONS)
     patch_size: int = _setting(41, "pixels (paper: 41)", low=3)
     stride: int = _setting(21, "pixels from patch to patch (paper: 21)", low=1)
     zooms: tuple[float, ...] = _setting(

@@ -34,6 +34,9 @@ def test_what_json_and_flags_show_of_them():
     [
         ({"filters": "3"}, "^`filters` must be of type int; received '3'"),
         ({"filters": True}, "^`filters` must be of type int"),
+        # Or a training would end with a file that `load` refuses.
+        ({"filters": 1025}, "^`filters` must be at most 1024; received 1025"),
+        ({"recursions": 257}, "^`recursions` must be at most 256; received 257"),
         ({"augment": 1}, "^`augment` must be of type bool"),
         ({"scale": (2, 5)}, "^`scale` must be one of 2, 3, 4; received 5"),
         ({"scale": (2.5,)}, "^`scale` must be of type int"),
