@@ -1,7 +1,6 @@
 """DRCN, the Deeply-Recursive Convolutional Network for image super-resolution, with Keras 3."""
 
 import importlib
-import importlib.util
 import sys
 
 __version__ = "0.1.0"
@@ -50,8 +49,8 @@ class _KerasFinder:
     def find_spec(name, path=None, target=None):
         if name != "keras":
             return None
-        sys.meta_path.remove(_KerasFinder)
-        spec = importlib.util.find_spec(name)
+        others = (finder for finder in sys.meta_path if finder is not _KerasFinder and hasattr(finder, "find_spec"))
+        spec = next((found for finder in others if (found := finder.find_spec(name, path, target))), None)
         if spec is not None:
             execute = spec.loader.exec_module
 

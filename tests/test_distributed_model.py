@@ -437,7 +437,10 @@ def test_channels_first_as_kerass_default_changes_nothing(pairs):
         keras.config.set_image_data_format("channels_last")
 
 
-@pytest.mark.parametrize("order", ["import drcn_keras, keras", "import keras, drcn_keras"])
+LOOKED_FOR = "import drcn_keras, importlib.util; importlib.util.find_spec('keras'); import keras"
+
+
+@pytest.mark.parametrize("order", ["import drcn_keras, keras", "import keras, drcn_keras", LOOKED_FOR])
 def test_keras_itself_loads_a_model_once_the_package_is_imported(order, tmp_path):
     compiled().save(tmp_path / "model.keras")
     code = f"{order}; print(type(keras.saving.load_model({str(tmp_path / 'model.keras')!r})).__name__)"
