@@ -26,7 +26,8 @@ from drcn_keras.files import write_atomically
 from drcn_keras.inputs import load_at
 
 TARGETS = {"float16": 0.001, "dynamic": 0.005, "int8": 0.03, "int8 (QAT)": 0.02, "int8_full": 0.05}
-THREADS = (1, 2)
+# Low-resolution pixels each way of the timed images.
+SIDES = (64, 256)
 MODES = ("float32", "float16", "dynamic", "int8", "int8 (QAT)", "int16x8", "int8_full")
 # Timed in turn, so that a slow moment of the machine meets every file.
 ROUNDS = 15
@@ -68,9 +69,9 @@ def measure(exporter, modes, output, train_dirs, data_dir, int8_data_dir, traini
         _save(output, rows)
     rows = {mode: rows[mode] for mode in MODES if mode in rows}
     paths = [os.path.join(output, row["file"]) for row in rows.values()]
-    for threads in THREADS:
-        for row, milliseconds in zip(rows.values(), _latencies(paths, threads), strict=True):
-            row.setdefault("latency", {})[str(threads)] = milliseconds
+    for side in SIDES:
+        for row, times in zip(rows.values(), _latencies(paths, exporter.model.scale * side), strict=True):
+            row.setdefault("latency", {})[str(side)] = times
     _save(output, rows)
     return list(rows.values())
 
@@ -100,13 +101,13 @@ def _save(output, rows):
     write_atomically(os.path.join(output, "results.json"), lambda file: file.write(text.encode()))
 
 
-def _latencies(paths, threads):
-    """Median milliseconds of one run of each file at its own size."""
+def _latencies(paths, side):
+    """Milliseconds of one run of each luma file on one thread at side x side ILR pixels: dicts of "least" and "p50"."""
     runs = []
     for path in paths:
-        run = runner.Runner(path, threads)
-        shape = tuple(run.interpreter.get_input_details()[0]["shape"][1:])
-        image = run.taken(np.random.default_rng(0).random(shape, np.float32))
+        run = runner.Runner(path)
+        channels = run.interpreter.get_input_details()[0]["shape"][-1]
+        image = run.taken(np.random.default_rng(0).random((side, side, channels), np.float32))
         run(image)
         runs.append((run, image, []))
     for _ in range(ROUNDS):
@@ -114,7 +115,7 @@ def _latencies(paths, threads):
             start = time.perf_counter()
             run(image)
             times.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(times) for _, _, times in runs]
+    return [{"least": min(times), "p50": statistics.median(times)} for _, _, times in runs]
 
 
 def markdown(rows):
@@ -123,7 +124,7 @@ def markdown(rows):
     names = list(dict.fromkeys(test["dataset"] for row in rows for test in row["tests"]))
     head = ["mode", "bytes", "of float32"]
     head += [f"{name} {what}" for name in names for what in ("dB", "drop", "Q dB")]
-    head += [f"time, {threads} thread{'s' if threads > 1 else ''}" for threads in THREADS]
+    head += [f"{side} px {what}" for side in SIDES for what in ("least ms", "p50 ms", "of float32")]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     missed = []
     for row in rows:
@@ -137,8 +138,8 @@ def markdown(rows):
             target = TARGETS.get(row["mode"])
             if test and target is not None and round(test["drop"], 4) > target:
                 missed.append(f"Missed: {row['mode']} on {name}, drop {test['drop']:.4f} dB, target {target}.")
-        for threads in THREADS:
-            cells.append(f"{row['latency'][str(threads)] / base['latency'][str(threads)]:.2f}")
+        for times, of in ((row["latency"][str(side)], base["latency"][str(side)]) for side in SIDES):
+            cells += [f"{times['least']:.2f}", f"{times['p50']:.2f}", f"{times['least'] / of['least']:.2f}"]
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n" + "".join(f"\n{m}" for m in missed)
 
