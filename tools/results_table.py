@@ -51,8 +51,8 @@ def short():
             best = max(round(value, 2) for value in values)
             bold = [f"**{value:.2f}**" if round(value, 2) == best else f"{value:.2f}" for value in values]
             bicubic = measured(ours["mobile"], dataset, scale, row="bicubic_")[0]
-            beside = [f"{published(dataset, scale, method)[0]:.2f}" for method in ("SRCNN", "DRCN")]
-            lines.append(_line([f"{dataset} x{scale}", f"{bicubic:.2f}", beside[0], *bold, beside[1]]))
+            srcnn, drcn = (_decibels(published(dataset, scale, method)) for method in ("SRCNN", "DRCN"))
+            lines.append(_line([f"{dataset} x{scale}", f"{bicubic:.2f}", srcnn, *bold, drcn]))
     return "".join(lines)
 
 
@@ -69,6 +69,10 @@ def full():
             values.append(published(dataset, scale, "DRCN"))
             lines.append(_line([f"{dataset} x{scale}", *map(_pair, values)]))
     return "".join(lines)
+
+
+def _decibels(value):
+    return "" if value is None else f"{value[0]:.2f}"
 
 
 def _pair(value):
