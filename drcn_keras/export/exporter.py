@@ -132,12 +132,14 @@ class Exporter:
     @functools.cached_property
     def _integer(self):
         """The network on integers from end to end."""
-        return integer.LumaNetwork(self.model, *self._on_grids, self.representative)
+        network, ranges = self._on_grids
+        return integer.LumaNetwork(self.model, network, ranges, self.representative)
 
     @functools.cached_property
     def _integer_rgb(self):
         lr = samples.representative_lr(self.options.representative_dir, self.model.scale)
-        return integer_rgb.RgbNetwork(self.model, *self._on_grids, lr)
+        network, ranges = self._on_grids
+        return integer_rgb.RgbNetwork(self.model, network, ranges, lr)
 
     @functools.cached_property
     def _on_grids(self):

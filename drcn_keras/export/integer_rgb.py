@@ -125,7 +125,7 @@ class RgbNetwork(integer.Body):
         """Bytes of the file for LR images of this size, with this last convolution."""
         lr = keras.Input(batch_shape=(1, height, width, _COLOURS), name="lr")
         given = ops.concatenate([inference.mirrored(lr)] * _GIVEN, axis=-1)
-        ilr, colours = (self._enlarged(given, *planes, height, width) for planes in self._planes)
+        ilr, colours = (self._enlarged(given, weights, bias, height, width) for weights, bias in self._planes)
         kernel, bias = self._first
         embedding = keras.layers.Conv2D(len(bias), 3, padding="same", activation="relu", name=names.EMBEDDING_1)
         features = self.reconstructions(embedding(ilr))
