@@ -256,13 +256,13 @@ def test_a_checkpoint_whose_parts_are_incomplete_is_set_aside(tiny, tmp_path):
 
 
 def test_a_best_model_that_was_taken_away_is_written_again(tiny, tmp_path, caplog):
-    card = train(tiny(tmp_path, epochs=1))
+    card = train(tiny(tmp_path, epochs=1, learning_rate=1e-12))
     (tmp_path / "best.keras").unlink()
-    worse = train(tiny(tmp_path, epochs=2, learning_rate=0.001))
-    assert worse["epoch"] == 2
+    again = train(tiny(tmp_path, epochs=2, learning_rate=1e-12))
+    assert again["epoch"] == 2
     assert load(str(tmp_path / "best.keras")).filters == 2
     assert "best.keras is missing" in caplog.text
-    assert card["val_psnr"] > worse["val_psnr"]  # Or it would have been written in any case.
+    assert card["val_psnr"] == again["val_psnr"]  # Or it would have been written in any case.
 
 
 def test_a_second_training_in_the_same_folder_is_refused(tiny, tmp_path):
