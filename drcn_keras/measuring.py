@@ -5,13 +5,14 @@ import os
 import numpy as np
 
 from drcn_keras.errors import UserError
+from drcn_keras.graphs import frozen
 from drcn_keras.image import enlarge, luma, mod_crop, rgb_to_ycbcr, shrink, ycbcr_to_rgb
 from drcn_keras.image_files import read_image
 from drcn_keras.image_writing import write_image
 from drcn_keras.inputs import warn_skipped
 from drcn_keras.lr_files import alike, as_input, check_fit
 from drcn_keras.metrics import SSIM_WINDOW, comparable, eight_bit, psnr, ssim
-from drcn_keras.tiling import compiled, default_tile, recursions_of, restoring
+from drcn_keras.tiling import default_tile, recursions_of, restoring
 
 
 def measure(
@@ -111,7 +112,7 @@ class Restorer:
         self.tile = tile or default_tile(model, 8)
         self.weights = np.asarray(model.get_layer("ensemble").get_weights()[0], np.float64)
         self.used = used_recursions(model)
-        self.network = restoring(compiled(recursions_model(model, precision)), self_ensemble)
+        self.network = restoring(frozen(recursions_model(model, precision)), self_ensemble)
 
     def __call__(self, lr, scale):
         gray = lr.ndim == 2

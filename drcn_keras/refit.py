@@ -124,14 +124,15 @@ def refit(model: "DRCN", paths: list[str], outputs: int, holdout: int = 8) -> tu
         UserError: too few images, or too many outputs.
     """
     from drcn_keras.data import load_pairs, split_holdout
+    from drcn_keras.graphs import frozen
     from drcn_keras.inference import recursions_model, used_recursions
-    from drcn_keras.tiling import compiled, default_tile, restoring
+    from drcn_keras.tiling import default_tile, restoring
 
     if not 1 <= outputs <= model.recursions:
         raise ArgumentError(
             f"`outputs` must be from 1 to {model.recursions}, the model's recursions; received {outputs}."
         )
-    network, tile = restoring(compiled(recursions_model(model))), default_tile(model, 8)
+    network, tile = restoring(frozen(recursions_model(model))), default_tile(model, 8)
     fitted, held = (
         statistics(load_pairs(some, model.scales, model.channels, min_side=32), network, tile, model.halo)
         for some in split_holdout(paths, holdout)

@@ -9,9 +9,10 @@ from absl import logging
 from keras import ops
 
 from drcn_keras.data import Pair
+from drcn_keras.graphs import frozen
 from drcn_keras.inference import recursions_model
 from drcn_keras.refit import best_subset, statistics
-from drcn_keras.tiling import compiled, default_tile, restoring
+from drcn_keras.tiling import default_tile, restoring
 
 # Ours: a handful of photographs determine a few weights.
 _PHOTOGRAPHS = 16
@@ -47,7 +48,7 @@ class Thinning(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
     def _chosen(self):
-        network = restoring(compiled(recursions_model(self.model)))
+        network = restoring(frozen(recursions_model(self.model)))
         sums = statistics(list(self.pairs), network, default_tile(self.model, 8), self.model.halo)
         return best_subset(sums, self.outputs)
 

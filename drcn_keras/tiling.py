@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from drcn_keras.errors import UserError
+from drcn_keras.graphs import frozen
 from drcn_keras.image import Window, both, brightened, enlarge, luma_plane, resized_side, turned, unturned
 from drcn_keras.precision import chosen
 from drcn_keras.process import claim
@@ -131,7 +132,7 @@ def _network(model, precision):
             networks = {}
             _NETWORKS[model] = weights, networks
         if precision not in networks:
-            networks[precision] = compiled(inference_model(model, precision=precision))
+            networks[precision] = frozen(inference_model(model, precision=precision))
         return networks[precision]
 
 
@@ -139,7 +140,7 @@ def restoring(network, self_ensemble=False):
     """What a compiled network makes of one image, as a function of (height, width, channels).
 
     Args:
-        network: of `compiled`; its output is (batch, ..., height, width, channels).
+        network: of `graphs`; its output is (batch, ..., height, width, channels).
         self_ensemble: average over the eight flips and quarter turns of the image, the field's "+" results.
     """
 
@@ -180,22 +181,6 @@ def recursions_of(network, ilr, tile, halo):
             whole = np.empty((len(recursions), *ilr.shape), np.float32)
         whole[:, *kept] = recursions[:, *inner]
     return whole
-
-
-def compiled(network):
-    """Makes `network.predict_on_batch` quick on this backend, and returns the network.
-
-    JAX compiles every new size with XLA. TensorFlow's own graph takes any size once it has seen two, and is
-    as quick as XLA on a CPU.
-    """
-    import keras
-
-    jax = keras.backend.backend() == "jax"
-    network.compile(jit_compile=jax)
-    for side in () if jax else (1, 2):
-        # TensorFlow sums the recursions of the first size in an order of its own: other last bits than later.
-        network.predict_on_batch(np.zeros((1, side, side, network.input_shape[-1]), np.float32))
-    return network
 
 
 def default_tile(model, maps):

@@ -10,9 +10,10 @@ from keras import ops
 
 from drcn_keras.data import Pair
 from drcn_keras.errors import UserError
+from drcn_keras.graphs import compiled
 from drcn_keras.metrics import comparable, mean_psnr, psnr, ssim
 from drcn_keras.safekeeping import averaged
-from drcn_keras.tiling import compiled, default_tile, restoring, tiles
+from drcn_keras.tiling import default_tile, restoring, tiles
 
 
 class Validation(keras.callbacks.Callback):

@@ -47,6 +47,7 @@ ORDER = [
     "settings",
     "precision",
     "inference",
+    "graphs",
     "sizes",
     "tiling",
     "validation",

@@ -13,10 +13,11 @@ import drcn_keras
 from drcn_keras import card
 from drcn_keras.data import load_pairs
 from drcn_keras.errors import ArgumentError
+from drcn_keras.graphs import compiled
 from drcn_keras.inference import recursions_model
 from drcn_keras.metrics import psnr
 from drcn_keras.refit import best_subset, ensemble_psnr, refit, statistics
-from drcn_keras.tiling import compiled, restoring
+from drcn_keras.tiling import restoring
 
 # Keras 3.15 meets NumPy 2 inside convert_to_numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

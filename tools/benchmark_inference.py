@@ -96,13 +96,13 @@ def ensembles(model, outputs: int) -> dict[str, list[int]]:
 
 def keras_contenders(models: dict, ilr: np.ndarray) -> dict:
     """{name: (function without arguments, precision)} of the network alone, as `upscale` runs it."""
+    from drcn_keras.graphs import frozen
     from drcn_keras.inference import inference_model
-    from drcn_keras.tiling import compiled
 
     contenders = {}
     for kind, model in models.items():
         for precision in ("float32", "bfloat16"):
-            network = compiled(inference_model(model, precision=precision))
+            network = frozen(inference_model(model, precision=precision))
             run = lambda network=network: network.predict_on_batch(ilr)  # noqa: E731
             contenders[f"drcn {kind}, Keras {precision}"] = run
     return contenders
@@ -147,12 +147,12 @@ def litert_contenders(models: dict, ilr: np.ndarray, representative_dir: str) ->
 
 def other_contenders(scale: int, side: int) -> tuple[dict, dict]:
     """({name: function}, {name: multiply-accumulates of one run}) of networks that work on the LR image."""
-    from drcn_keras.tiling import compiled
+    from drcn_keras.graphs import frozen
 
     contenders, macs = {}, {}
     for name, network in (("FSRCNN", fsrcnn(scale)), ("anchor-based plain net", anchor_network(scale))):
         lr = np.random.default_rng(0).random((1, side // scale, side // scale, network.input_shape[-1]), np.float32)
-        ready = compiled(network)
+        ready = frozen(network)
         label = f"{name}, {network.count_params():,} parameters, Keras float32"
         contenders[label] = lambda ready=ready, lr=lr: ready.predict_on_batch(lr)
         macs[label] = layer_macs(network) * (side // scale) ** 2
