@@ -11,7 +11,7 @@ import keras
 from absl import logging
 
 from drcn_keras import callbacks, card, checkpoint, distribute, records, safekeeping
-from drcn_keras.errors import ArgumentError
+from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import write_model
 from drcn_keras.image import as_scales
 from drcn_keras.model import DRCN
@@ -62,12 +62,15 @@ def _run(settings, strategy, workers, folder):
     step = _restore(model, resumed, stateful) if resumed else 0
     if resumed:
         logging.info("resuming after step %d (epoch %d)", step, step // steps)
-        if workers.is_chief and not os.path.isfile(folder.best):
-            logging.warning("%s is missing; the next validated epoch writes it, whatever came before", folder.best)
-            validate.best = -math.inf
+        missing = workers.is_chief and not os.path.isfile(folder.best)
         if _has_ended(stateful, step // steps):
+            if missing:
+                raise UserError(f"this run has ended, and {folder.best} is missing; extend it by epochs or time_limit.")
             logging.info("this run has ended; epochs or time_limit extends it, fresh starts over")
             return card.read(folder.best)
+        if missing:
+            logging.warning("%s is missing; the next validated epoch writes it, whatever came before", folder.best)
+            validate.best = -math.inf
 
     saver = _saver(settings, folder, identity, stateful, workers)
     rules = _rules(settings, stateful, inputs, folder, workers)

@@ -265,6 +265,13 @@ def test_a_best_model_that_was_taken_away_is_written_again(tiny, tmp_path, caplo
     assert card["val_psnr"] == again["val_psnr"]  # Or it would have been written in any case.
 
 
+def test_an_ended_run_whose_best_model_was_taken_away_is_no_success(tiny, tmp_path):
+    train(tiny(tmp_path, epochs=1))
+    (tmp_path / "best.keras").unlink()
+    with pytest.raises(UserError, match=r"this run has ended, and .*best.keras is missing"):
+        train(tiny(tmp_path, epochs=1))
+
+
 def test_a_second_training_in_the_same_folder_is_refused(tiny, tmp_path):
     with RunFolder(str(tmp_path)).locked(), pytest.raises(UserError, match="another training is at work in"):
         train(tiny(tmp_path))
