@@ -179,7 +179,7 @@ class PatchStream:
         batch_size: patches a step, over all replicas.
         seed: any whole number >= 0.
         augment: also flip and rotate by quarter turns.
-        skip_flat: share in [0, 1) of the patches to leave out, those with the least squared error of bicubic
+        skip_flat: share in [0, 1) of each scale's patches to leave out, those with the least squared error of bicubic
             enlargement: flat ones teach nothing.
         balance_scales: give each patch a weight, the inverse of bicubic's mean squared error at its scale (1 on the
             average over the scales' errors): else the loss is mostly the largest scale's.
@@ -252,10 +252,15 @@ class PatchStream:
         return ilr, hr, pair.scale
 
     def _hardest(self, skip_flat):
-        """The indices of the patches that stay, ascending."""
+        """The indices of the patches that stay, ascending: of each scale the same share."""
         errors = np.concatenate([_patch_errors(pair, self.patch_size, self.stride) for pair in self.pairs])
-        skipped = int(skip_flat * len(errors))
-        return np.sort(np.argsort(errors, kind="stable")[skipped:])
+        scales = np.repeat([pair.scale for pair in self.pairs], self._grids.prod(axis=1))
+        kept = []
+        for scale in np.unique(scales):
+            ranked = np.flatnonzero(scales == scale)
+            ranked = ranked[np.argsort(errors[ranked], kind="stable")]
+            kept.append(ranked[int(skip_flat * len(ranked)) :])
+        return np.sort(np.concatenate(kept))
 
     def _place(self, index):
         """The pair and the window of a patch, counted pair by pair and row by row."""

@@ -59,7 +59,10 @@ class Settings:
     )
     augment: bool = _setting(True, "flip and rotate patches")
     skip_flat: float = _setting(
-        0.0, "share of the patches to leave out: those that bicubic enlargement restores best", low=0.0, high=0.99
+        0.0,
+        "share of each scale's patches to leave out: those that bicubic enlargement restores best",
+        low=0.0,
+        high=0.99,
     )
     balance_scales: bool = _setting(
         False,

@@ -224,6 +224,20 @@ def test_the_patches_that_bicubic_restores_best_are_left_out(photographs):
     assert kept == set(expected)
 
 
+def test_of_each_scale_the_same_share_is_left_out():
+    """Bicubic's errors grow with the scale: counted together, they would leave out the patches of x2 alone."""
+    hr = np.zeros((12, 24, 1), np.uint8)
+    pairs = [
+        Pair("a", hr, np.full((12 // scale, 24 // scale, 1), 0.01 * scale, np.float32), scale) for scale in (2, 3, 4)
+    ]
+    for pair in pairs:
+        pair.lr[:, : pair.lr.shape[1] // 2] /= 4
+    stream = PatchStream(pairs, patch_size=12, stride=12, batch_size=1, augment=False, skip_flat=0.5)
+    assert len(stream) == 3
+    kept = sorted(float(stream.batch(step)[0][0, 6, 9, 0]) for step in range(3))
+    np.testing.assert_allclose(kept, [0.02, 0.03, 0.04], rtol=1e-3)
+
+
 def test_scales_that_count_alike_have_weights_by_their_errors():
     """By hand: squared errors of 1, 4 and 7 thousandths have the mean 4, so the weights 4, 1 and 4/7."""
     hr = np.zeros((12, 12, 1), np.uint8)
