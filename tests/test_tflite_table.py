@@ -16,10 +16,31 @@ def row(mode, size, drop, least):
 
 
 def test_cells_are_of_float32_by_the_least_time_and_missed_targets_are_told():
-    lines = tflite_table.markdown([row("float32", 1000, 0.0, 1.6), row("int8", 250, 0.04, 0.4)]).splitlines()
-    assert lines[0].startswith("| mode | bytes | of float32 | Set5 dB | Set5 drop | Set5 Q dB | 64 px least ms |")
-    assert lines[3] == ("| int8 | 250 | 0.25 | 36.960 | 0.040 | 60.0 | 0.40 | 2.00 | 0.25 | 1.60 | 8.00 | 0.25 |")
+    slow = {**row("int16x8", 300, 0.001, 60.0), "tests": []}
+    del slow["latency"]["256"]
+    rows = [row("float32", 1000, 0.0, 1.6), row("int8", 250, 0.04, 0.4), slow]
+    lines = tflite_table.markdown({row["mode"]: row for row in rows}).splitlines()
+    assert lines[0] == (
+        "| mode | bytes | Set5 dB | Set5 drop | 64 px ms | 64 px of float32 | 256 px ms | 256 px of float32 |"
+    )
+    assert lines[3] == "| int8 | 250 | 36.960 | 0.040 | 0.40 | 0.25 | 1.60 | 0.25 |"
+    assert lines[4] == "| int16x8 | 300 |  |  | 60.00 | 37.50 |  |  |"
     assert lines[-1] == "Missed: int8 on Set5, drop 0.0400 dB, target 0.03."
+
+
+def test_a_mode_with_reference_kernels_alone_is_timed_at_the_smaller_size(monkeypatch, tmp_path):
+    seen = []
+
+    def latencies(paths, side):
+        seen.append((len(paths), side))
+        return [{"least": 1.0, "p50": 1.0}] * len(paths)
+
+    monkeypatch.setattr(tflite_table, "_latencies", latencies)
+    rows = {mode: {"mode": mode, "file": f"{mode}.tflite"} for mode in ("float32", "int16x8")}
+    tflite_table.add_times(rows, str(tmp_path), 3)
+    assert seen == [(2, 192), (1, 768)]
+    assert list(rows["float32"]["latency"]) == ["64", "256"]
+    assert list(rows["int16x8"]["latency"]) == ["64"]
 
 
 def test_files_are_timed_at_another_size(monkeypatch):

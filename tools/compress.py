@@ -21,7 +21,7 @@ from drcn_keras.card import path_of
 from drcn_keras.commands import FLAGS
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
-from drcn_keras.export import flatbuffer, names, quantize, tflite, tflite_files, tune
+from drcn_keras.export import flatbuffer, integer, names, quantize, tflite, tflite_files, tune
 from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.export.pipeline import Pipeline, to_tflite
 from drcn_keras.inputs import load_at
@@ -33,7 +33,7 @@ METHODS = ("qat", "prune", "cluster", "qat+prune")
 SPARSITY_SLACK = 0.01
 
 
-def compress(model, method, paths, representative, settings):
+def compress(model, method, paths, representative, settings, whole=False):
     """Fine-tunes under a compression, in a process with tf_keras.
 
     Args:
@@ -42,6 +42,7 @@ def compress(model, method, paths, representative, settings):
         paths: training photographs.
         representative: ILR patches that the 8-bit ranges start from.
         settings: dict with steps, learning_rate, alpha_start, batch_size, patch_size, stride, seed, sparsity, clusters.
+        whole: for qat, round what int8_full rounds beyond int8: the ILR and the first convolution.
 
     Returns:
         (tuned, network, ranges): the `DRCN` with the new weights, its residual network with the identity taken out
@@ -55,9 +56,11 @@ def compress(model, method, paths, representative, settings):
     if "qat" in method:
         network = tune.equalize(network, quantize.observe(_luma(model, network), representative))
         ranges = quantize.calibrate(_luma(model, network), representative, "int8")
+        ranges |= integer.boundaries(ranges, model.channels) if whole else {}
     request = {**_weights(model, network), **_probe(model)}
     if ranges:
-        inside = {name: limits for name, limits in ranges.items() if names.role_of(name) in names.QUANTIZED}
+        rounded = [name for name in ranges if names.role_of(name) in names.QUANTIZED] + ["ilr"] * whole
+        inside = {name: ranges[name] for name in rounded}
         request.update({f"range/{name}": np.array(limits) for name, limits in inside.items()})
     about = {name: getattr(model, name) for name in ("filters", "channels", "scale")}
     about["used"] = inference.used_recursions(model)
@@ -174,7 +177,9 @@ def define_flags():
     flags.DEFINE_list("pipeline", ["luma"], "luma, rgb")
     flags.DEFINE_integer("steps", 1500, "of fine-tuning, for each stage of the method", lower_bound=1)
     flags.DEFINE_float("learning_rate", 1e-4, "of the first step", lower_bound=1e-9)
-    flags.DEFINE_float("alpha_start", 0.1, "alpha of the first step; 0 by half-time", lower_bound=0.0, upper_bound=1.0)
+    flags.DEFINE_float(
+        "alpha_start", 0.1, "alpha at first, 0 by half-time; not for qat", lower_bound=0.0, upper_bound=1.0
+    )
     flags.DEFINE_integer("batch_size", 16, "patches a step", lower_bound=1)
     flags.DEFINE_integer("patch_size", 41, "pixels", lower_bound=8)
     flags.DEFINE_integer("stride", 21, "pixels from patch to patch", lower_bound=1)
@@ -199,6 +204,12 @@ def main(argv):
     method = FLAGS.method
     modes = tflite.choose("mode", FLAGS.mode or (["int8"] if "qat" in method else ["float32", "int8"]), names.MODES)
     pipelines = tflite.choose("pipeline", FLAGS.pipeline, names.PIPELINES)
+    whole = "qat" in method and "int8_full" in modes
+    if whole and (modes != ["int8_full"] or pipelines != ["luma"]):
+        raise UserError(
+            "training for int8_full rounds the luma image, which no other file does; expected `mode` int8_full and "
+            f"`pipeline` luma alone, received {', '.join(modes)} and {', '.join(pipelines)}."
+        )
     source = path_of(FLAGS.model)
     model = load_at(source, FLAGS.scale and int(FLAGS.scale))
     training = {name: FLAGS[name].value for name in _TRAINING}
@@ -211,7 +222,7 @@ def main(argv):
     first = Exporter(model, source, options)
     tflite_files.refuse_existing(first, FLAGS.output, pipelines, modes, FLAGS.overwrite)
     paths = list_folders(FLAGS.train_dir)
-    tuned, network, ranges = compress(model, method, paths, first.representative, training)
+    tuned, network, ranges = compress(model, method, paths, first.representative, training, whole)
     exporter = Exporter(tuned, source, options, Compressed(network=network, ranges=ranges, baseline=model))
 
     def inspect(content, mode):

@@ -1,8 +1,9 @@
-"""Exports a model in every mode, measures each file, prints the README's table.
+"""Exports models in every mode, measures each file, prints the tables of docs/tflite.md.
 
-python tools/tflite_table.py --model=best.keras --train_dir=T91 --data_dir=Set5,Set14 --int8_data_dir=B100
+python tools/tflite_table.py --model=mobile-x2,mobile-x3,mobile-x4 --train_dir=T91 --data_dir=Set5,Set14,B100
 """
 
+import dataclasses
 import json
 import os
 import statistics
@@ -25,15 +26,25 @@ from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.files import write_atomically
 from drcn_keras.inputs import load_at
 
-TARGETS = {"float16": 0.001, "dynamic": 0.005, "int8": 0.03, "int8 (QAT)": 0.02, "int8_full": 0.05}
+TARGETS = {
+    "float16": 0.001,
+    "dynamic": 0.005,
+    "int8": 0.03,
+    "int8 (QAT)": 0.02,
+    "int8_full": 0.05,
+    "int8_full (QAT)": 0.03,
+}
 # Low-resolution pixels each way of the timed images.
 SIDES = (64, 256)
-MODES = ("float32", "float16", "dynamic", "int8", "int8 (QAT)", "int16x8", "int8_full")
+MODES = ("float32", "float16", "dynamic", "int8", "int8 (QAT)", "int8_full", "int8_full (QAT)", "int16x8")
+_AWARE = " (QAT)"
+# LiteRT has reference kernels alone for its convolutions: measured on the first folder, timed at the smaller size.
+SLOW = ("int16x8",)
 # Timed in turn, so that a slow moment of the machine meets every file.
-ROUNDS = 15
+ROUNDS = 9
 
 
-def measure(exporter, modes, output, train_dirs, data_dir, int8_data_dir, training):
+def measure(exporter, modes, output, train_dirs, data_dir, training):
     """Exports and measures.
 
     Args:
@@ -42,47 +53,53 @@ def measure(exporter, modes, output, train_dirs, data_dir, int8_data_dir, traini
         output: folder for the files, replaced when they exist, and for results.json. Rows that stand there for the
             same model and are not of `modes` are kept.
         train_dirs: folders of training photographs for QAT.
-        data_dir: folders measured in every mode; int8_data_dir: in the int8 modes only.
+        data_dir: folders to measure on.
         training: settings of `compress.compress` for QAT.
 
     Raises:
         UserError: there is no float32 row.
 
     Returns:
-        list of rows (dicts) in the order of MODES: mode, file, bytes, tests, latency, integer_operators.
+        dict of rows (dicts) by mode, in the order of MODES: mode, file, bytes, tests, integer_operators.
     """
     rows = _earlier(output, exporter.source)
     if "float32" not in (*rows, *modes):
         raise UserError(f"{output} has no row for float32, which the others are compared with; expected it in --mode.")
     for mode in modes:
-        if mode == "int8 (QAT)":
-            manifest = _quantization_aware(exporter, output, train_dirs, training)
+        if mode.endswith(_AWARE):
+            manifest = _quantization_aware(exporter, mode.removesuffix(_AWARE), output, train_dirs, training)
         else:
             (manifest,) = tflite_files.export(exporter, output, ["luma"], [mode], overwrite=True)
         row = {name: manifest[name] for name in ("integer_operators", "source")}
         row |= {"mode": mode, "file": manifest["model"]["file"], "bytes": manifest["model"]["bytes"]}
         with open(os.path.join(output, row["file"]), "rb") as file:
             content = file.read()
-        folders = [*data_dir, *(int8_data_dir if mode.startswith("int8") else [])]
+        folders = data_dir[:1] if mode in SLOW else data_dir
         row["tests"] = [exporter.test_set(folder).measure(content) for folder in folders]
         rows[mode] = row
         _save(output, rows)
-    rows = {mode: rows[mode] for mode in MODES if mode in rows}
-    paths = [os.path.join(output, row["file"]) for row in rows.values()]
+    return {mode: rows[mode] for mode in MODES if mode in rows}
+
+
+def _quantization_aware(exporter, mode, output, train_dirs, training):
+    model, paths = exporter.model, list_folders(train_dirs)
+    whole = mode == "int8_full"
+    tuned, network, ranges = compress.compress(model, "qat", paths, exporter.representative, training, whole)
+    trained = Compressed(network=network, ranges=ranges, baseline=model)
+    options = dataclasses.replace(exporter.options, label="qat")
+    aware = Exporter(tuned, exporter.source, options, trained)
+    (manifest,) = tflite_files.export(aware, output, ["luma"], [mode], overwrite=True)
+    return manifest
+
+
+def add_times(rows, output, scale):
+    """Times the files of `rows`, as `measure` returns them, and adds "latency" to each."""
     for side in SIDES:
-        for row, times in zip(rows.values(), _latencies(paths, exporter.model.scale * side), strict=True):
+        timed = [row for row in rows.values() if side == SIDES[0] or row["mode"] not in SLOW]
+        paths = [os.path.join(output, row["file"]) for row in timed]
+        for row, times in zip(timed, _latencies(paths, scale * side), strict=True):
             row.setdefault("latency", {})[str(side)] = times
     _save(output, rows)
-    return list(rows.values())
-
-
-def _quantization_aware(exporter, output, train_dirs, training):
-    model, paths = exporter.model, list_folders(train_dirs)
-    tuned, network, ranges = compress.compress(model, "qat", paths, exporter.representative, training)
-    trained = Compressed(network=network, ranges=ranges, baseline=model)
-    aware = Exporter(tuned, exporter.source, Options(label="qat"), trained)
-    (manifest,) = tflite_files.export(aware, output, ["luma"], ["int8"], overwrite=True)
-    return manifest
 
 
 def _earlier(output, source):
@@ -119,39 +136,41 @@ def _latencies(paths, side):
 
 
 def markdown(rows):
-    """The table, and a line for each target that was missed."""
-    base = rows[0]
-    names = list(dict.fromkeys(test["dataset"] for row in rows for test in row["tests"]))
-    head = ["mode", "bytes", "of float32"]
-    head += [f"{name} {what}" for name in names for what in ("dB", "drop", "Q dB")]
-    head += [f"{side} px {what}" for side in SIDES for what in ("least ms", "p50 ms", "of float32")]
+    """The table, and a line for each target that was missed.
+
+    Args:
+        rows: dict by mode, float32 among them.
+    """
+    base = rows["float32"]
+    names = list(dict.fromkeys(test["dataset"] for row in rows.values() for test in row["tests"]))
+    head = ["mode", "bytes", *(f"{name} {what}" for name in names for what in ("dB", "drop"))]
+    head += [f"{side} px {what}" for side in SIDES for what in ("ms", "of float32")]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     missed = []
-    for row in rows:
-        cells = [row["mode"], f"{row['bytes']:,}", f"{row['bytes'] / base['bytes']:.2f}"]
+    for mode, row in rows.items():
+        cells = [mode, f"{row['bytes']:,}"]
         tests = {test["dataset"]: test for test in row["tests"]}
         for name in names:
             test = tests.get(name)
-            cells += (
-                [f"{test['psnr']:.3f}", f"{test['drop']:z.3f}", f"{test['fidelity']:.1f}"] if test else ["", "", ""]
-            )
-            target = TARGETS.get(row["mode"])
+            cells += [f"{test['psnr']:.3f}", f"{test['drop']:z.3f}"] if test else ["", ""]
+            target = TARGETS.get(mode)
             if test and target is not None and round(test["drop"], 4) > target:
-                missed.append(f"Missed: {row['mode']} on {name}, drop {test['drop']:.4f} dB, target {target}.")
-        for times, of in ((row["latency"][str(side)], base["latency"][str(side)]) for side in SIDES):
-            cells += [f"{times['least']:.2f}", f"{times['p50']:.2f}", f"{times['least'] / of['least']:.2f}"]
+                missed.append(f"Missed: {mode} on {name}, drop {test['drop']:.4f} dB, target {target}.")
+        for side in map(str, SIDES):
+            least = row.get("latency", {}).get(side, {}).get("least")
+            cells += [f"{least:.2f}", f"{least / base['latency'][side]['least']:.2f}"] if least else ["", ""]
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n" + "".join(f"\n{m}" for m in missed)
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
+    flags.DEFINE_list("model", None, "DRCN .keras files, or presets such as mobile-x2; a table each", required=True)
     flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
-    flags.DEFINE_string("output", "tflite_table", "folder that the files and results.json are written to")
+    flags.DEFINE_string("output", "tflite_table", "folder; in it one for each model, with the files and results.json")
     flags.DEFINE_list("train_dir", None, "folders of training photographs; calibration takes the first", required=True)
-    flags.DEFINE_list("data_dir", None, "folders measured in every mode", required=True)
-    flags.DEFINE_list("int8_data_dir", [], "folders measured in the int8 modes only")
+    flags.DEFINE_list("data_dir", None, "folders to measure on; int16x8 on the first alone", required=True)
     flags.DEFINE_list("mode", list(MODES), "what to measure anew; other rows of --output are kept")
+    flags.DEFINE_bool("times_only", False, "time the files of --output again and measure nothing else")
     flags.DEFINE_integer("qat_steps", 1000, "steps of quantisation-aware training", lower_bound=1)
     flags.DEFINE_float("qat_learning_rate", 1e-4, "of its first step", lower_bound=1e-9)
 
@@ -162,13 +181,16 @@ def main(argv):
         logging.set_verbosity(logging.ERROR)
     training = {"steps": FLAGS.qat_steps, "learning_rate": FLAGS.qat_learning_rate, "alpha_start": 0.1}
     training |= {"batch_size": 16, "patch_size": 41, "stride": 21, "seed": 0}
-    source = path_of(FLAGS.model)
-    options = Options(representative_dir=FLAGS.train_dir[0])
-    exporter = Exporter(load_at(source, FLAGS.scale and int(FLAGS.scale)), source, options)
-    modes = tflite.choose("mode", FLAGS.mode, MODES)
-    os.makedirs(FLAGS.output, exist_ok=True)
-    rows = measure(exporter, modes, FLAGS.output, FLAGS.train_dir, FLAGS.data_dir, FLAGS.int8_data_dir, training)
-    print(markdown(rows))
+    modes = [] if FLAGS.times_only else tflite.choose("mode", FLAGS.mode, MODES)
+    for name in FLAGS.model:
+        source = path_of(name)
+        options = Options(representative_dir=FLAGS.train_dir[0])
+        exporter = Exporter(load_at(source, FLAGS.scale and int(FLAGS.scale)), source, options)
+        output = os.path.join(FLAGS.output, os.path.basename(name).removesuffix(".keras"))
+        os.makedirs(output, exist_ok=True)
+        rows = measure(exporter, modes, output, FLAGS.train_dir, FLAGS.data_dir, training)
+        add_times(rows, output, exporter.model.scale)
+        print(f"{name}\n\n{markdown(rows)}\n", flush=True)
 
 
 if __name__ == "__main__":

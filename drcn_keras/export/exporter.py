@@ -44,7 +44,8 @@ class Compressed:
     Args:
         network: residual network close to `inference.inference_model(model, residual=True, split_identity=True)`.
         ranges: dict of tensor name to (low, high) that it was trained in, for int8; None to measure them.
-        baseline: `DRCN` before that training, which the drop on a test folder counts from.
+        baseline: `DRCN` before that training, which the drop on a test folder counts from and the last convolution of
+            int8_full is fitted to.
     """
 
     network: keras.Model
@@ -133,7 +134,7 @@ class Exporter:
     def _integer(self):
         """The network on integers from end to end."""
         network, ranges = self._on_grids
-        return integer.LumaNetwork(self.model, network, ranges, self.representative)
+        return integer.LumaNetwork(self.model, network, ranges, self.representative, self.baseline)
 
     @functools.cached_property
     def _integer_rgb(self):

@@ -28,8 +28,6 @@ COPIES = 16
 GATHER = "concatenation"
 _REFIT_DAMPING = 1e-4
 _ROUNDING_DAMPING = 1e-3
-# The fit looks at one of so many receptive fields each way: neighbours are much alike.
-_EVERY = 3
 # Of a patch's outermost pixels, which are 16 times as large a part of it as of a picture of 1000 x 1000.
 _BORDER_WEIGHT = 1.0 / 16.0
 # Squared levels of 255 that are added to a patch's error before its weight is 1 / error.
@@ -110,6 +108,21 @@ def finest(kernel, moment, members) -> np.ndarray:
     return np.concatenate([rounded(one, None, moment, members).dealt() for one in outputs], axis=3)
 
 
+def boundaries(ranges, channels):
+    """What a luma file's ranges have to share beyond the int8 mode's: dict of tensor name to (low, high).
+
+    `ranges`: of that mode.
+    """
+    found = [name for name in ranges if names.role_of(name) == names.RECONSTRUCTION_1]
+    reach = float(max(ranges[name][1] for name in found))
+    return {**dict.fromkeys(found, (0.0, reach)), "ilr": (0.0, luma_top(channels))}
+
+
+def luma_top(channels):
+    """The upper end of a luma file's input grid."""
+    return LUMA_TOP if channels == 1 else 1.0
+
+
 class Body:
     """What luma and rgb files share: the network of one `DRCN` on its integer grids, without its last convolution.
 
@@ -185,19 +198,17 @@ def _moments(start, bias, gathered, images, target):
     moment, cross = np.zeros((len(kernel), len(kernel))), np.zeros(kernel.shape)
     border = np.full(images.shape[1:3], np.sqrt(_BORDER_WEIGHT))
     border[1:-1, 1:-1] = 1.0
-    for number, (image, wanted, given) in enumerate(zip(images, target, gathered, strict=True)):
+    for image, wanted, given in zip(images, target, gathered, strict=True):
         weight = 1.0 / (_WEIGHT_FLOOR + 255.0**2 * np.mean(np.square(wanted - image)))
-        # With the padding: a fit to the inside alone is free to be far off where zeros come in. One of _EVERY rows and
-        # columns, others in the next image, so that each side is seen.
-        first = number % _EVERY
-        fields = tune.rows(np.pad(given, ((1, 1), (1, 1), (0, 0)))[None, first:, first:], _EVERY)
+        # With the padding: a fit to the inside alone is free to be far off where zeros come in. All receptive fields:
+        # with one of three each way a file of mobile-x2 loses a tenth more.
+        fields = tune.rows(np.pad(given, ((1, 1), (1, 1), (0, 0)))[None])
         # In float64: what float32 loses exceeds the damping where patches are few.
         fields = np.concatenate([fields, np.ones((len(fields), 1))], axis=1, dtype=np.float64)
-        error = wanted[first::_EVERY, first::_EVERY].reshape(len(fields), -1) - fields @ kernel
-        share = border[first::_EVERY, first::_EVERY].reshape(-1, 1)
-        fields *= share
+        error = wanted.reshape(len(fields), -1) - fields @ kernel
+        fields *= border.reshape(-1, 1)
         moment += weight * (fields.T @ fields)
-        cross += weight * (fields.T @ (share * error))
+        cross += weight * (fields.T @ (border.reshape(-1, 1) * error))
     return moment, cross
 
 
@@ -207,10 +218,11 @@ class LumaNetwork(Body):
     Args:
         model, network, ranges: as for `Body`.
         images: representative ILR patches.
+        wanted: `DRCN` whose images the last convolution is fitted to; None: `model`.
     """
 
-    def __init__(self, model, network, ranges, images):
-        super().__init__(model, network, ranges, LUMA_TOP if model.channels == 1 else 1.0)
+    def __init__(self, model, network, ranges, images, wanted=None):
+        super().__init__(model, network, ranges, luma_top(model.channels))
         # Above its white the file cannot see: an image that lies there must not pull the fit.
         images = np.clip(images, 0.0, self.top)
         given = np.round(images * (255.0 / self.top)) * (self.top / 255.0)
@@ -218,7 +230,7 @@ class LumaNetwork(Body):
         self.members = np.concatenate(
             [np.arange(self.features), np.tile(self.features + np.arange(self.channels), COPIES)]
         )
-        self.last = self._fitted(np.asarray(inference.inference_model(model)(images)), images)
+        self.last = self._fitted(np.asarray(inference.inference_model(wanted or model)(images)), images)
 
     def _fitted(self, target, images):
         skip = np.zeros((3, 3, self.channels, self.channels))
