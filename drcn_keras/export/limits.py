@@ -1,7 +1,10 @@
 """What a .tflite file is held to: one set of numbers. The exporter obeys it, the manifest carries it to every checker.
 
 golden: against what the same file gave where it was exported; another processor sums in another order, and quantised
-values can fall on the other side of a rounding step. float: the patches of photographs against the float model.
+values can fall on the other side of a rounding step. Learned from mobile-x2 in ai-edge-litert 1.4.0 and 2.3.0 on
+x86-64: XNNPACK repeats XNNPACK's bits; the built-in kernels give at worst 138 dB in float32 and float16, 75 in dynamic,
+63.5 in int8 (5 % of the pixels differ), 55 in int8_full (its rgb file: 18 %); mobile-x4 53 in int8_full. Where runtime
+and processor are the exporter's, check.py asks for more. float: the patches of photographs against the float model.
 PSNR in dB; ulp: the largest difference in units of the last place; differing: share of the pixels that differ after
 rounding to 8 bit.
 """
@@ -13,7 +16,7 @@ _OF_MODE: dict[str, dict[str, Any]] = {
     "float32": {"golden_psnr": 100.0, "golden_ulp": 1000.0, "golden_differing": 0.01, "float_psnr": 97.0},
     "float16": {"golden_psnr": 90.0, "golden_ulp": 4000.0, "golden_differing": 0.02, "float_psnr": 70.0},
     "dynamic": {"golden_psnr": 50.0, "golden_ulp": None, "golden_differing": 0.5, "float_psnr": 45.0},
-    "int8": {"golden_psnr": 100.0, "golden_ulp": None, "golden_differing": 0.01, "float_psnr": 45.0},
+    "int8": {"golden_psnr": 58.0, "golden_ulp": None, "golden_differing": 0.2, "float_psnr": 45.0},
     "int8_full": {"golden_psnr": 50.0, "golden_ulp": None, "golden_differing": 0.3, "float_psnr": 45.0},
     "int16x8": {"golden_psnr": 55.0, "golden_ulp": None, "golden_differing": 0.3, "float_psnr": 50.0},
 }
