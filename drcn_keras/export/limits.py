@@ -25,17 +25,20 @@ _OF_MODE: dict[str, dict[str, Any]] = {
 _EIGHT_BIT = {"golden_psnr": 65.0, "golden_ulp": 1.0, "float_psnr": 52.0}
 
 
-def limits_of(mode: str, output_dtype: str) -> dict[str, Any]:
+def limits_of(mode: str, output_dtype: str, pipeline: str = "luma") -> dict[str, Any]:
     """The limits of a file, as the manifest holds them; None is no limit.
 
     Args:
         mode: one of `names.MODES`.
-        output_dtype: "float32" or "uint8", of the file's output.
+        output_dtype: "float32", "int8" or "uint8", of the file's output.
+        pipeline: one of `names.PIPELINES`; rgb files round to 8 bit whatever their output's type is.
     """
     limits = dict(_OF_MODE[mode])
-    if output_dtype == "uint8":
+    if output_dtype == "uint8" or pipeline == "rgb":
         for name, least in _EIGHT_BIT.items():
             limits[name] = limits[name] and min(limits[name], least)
+        if output_dtype == "float32":
+            limits["golden_ulp"] = None  # One level is thousands of float32's units.
     return limits
 
 

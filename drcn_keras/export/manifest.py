@@ -45,7 +45,7 @@ def describe(exporter, pipeline, mode, content, packed, golden):
         "halo": model.halo,
         "lr_halo": lr_halo(model),
         **boundaries,
-        "limits": limits_of(mode, boundaries["output"]["dtype"]),
+        "limits": limits_of(mode, boundaries["output"]["dtype"], pipeline),
         "operators": flatbuffer.operators(content),
         "integer_operators": flatbuffer.integer_operators(content),
         "macs": flatbuffer.macs(content),
