@@ -92,15 +92,21 @@ def test_a_twin_that_differs_is_refused(workplace, monkeypatch):
         compress.compress(load(str(workplace / "model.keras")), "prune", [], None, settings)
 
 
-@pytest.mark.parametrize("method", ["qat", "prune"])
-def test_without_a_learning_rate_nothing_changes(workplace, method):
-    pytest.importorskip("tensorflow_model_optimization", reason="tensorflow-model-optimization is not installed")
+def thin_training(workplace):
+    """What `compress` takes first: a model with two of four recursions in use, ILR patches, paths of photographs."""
     from drcn_keras.presets import load
 
     model = load(str(workplace / "model.keras"))
     model.ensemble_weights.assign([0.3, 0.0, 0.9, 0.0])
     ilr = np.random.default_rng(0).random((3, 64, 64, 1), np.float32)
     photos = [str(path) for path in sorted((workplace / "photos").iterdir())]
+    return model, ilr, photos
+
+
+@pytest.mark.parametrize("method", ["qat", "prune"])
+def test_without_a_learning_rate_nothing_changes(workplace, method):
+    pytest.importorskip("tensorflow_model_optimization", reason="tensorflow-model-optimization is not installed")
+    model, ilr, photos = thin_training(workplace)
     settings = {"steps": 2, "learning_rate": 1e-12, "alpha_start": 0.0, "batch_size": 1, "patch_size": 24}
     settings |= {"stride": 21, "seed": 0, "sparsity": 0.0}
     tuned, network, _ = compress.compress(model, method, photos, ilr, settings)
@@ -111,12 +117,7 @@ def test_without_a_learning_rate_nothing_changes(workplace, method):
 def test_training_for_8_bit_aims_at_the_float_network(workplace):
     # Not at the originals: this network is a fifth too bright, which steps towards those would mend.
     pytest.importorskip("tensorflow_model_optimization", reason="tensorflow-model-optimization is not installed")
-    from drcn_keras.presets import load
-
-    model = load(str(workplace / "model.keras"))
-    model.ensemble_weights.assign([0.3, 0.0, 0.9, 0.0])
-    ilr = np.random.default_rng(0).random((3, 64, 64, 1), np.float32)
-    photos = [str(path) for path in sorted((workplace / "photos").iterdir())]
+    model, ilr, photos = thin_training(workplace)
     settings = {"steps": 20, "learning_rate": 1e-3, "alpha_start": 0.5, "batch_size": 2, "patch_size": 24}
     settings |= {"stride": 21, "seed": 0, "sparsity": 0.0}
     tuned, _, ranges = compress.compress(model, "qat", photos, ilr, settings, whole=True)
