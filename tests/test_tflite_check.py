@@ -193,20 +193,33 @@ def constant_of(shape, change_value):
     ],
     ids=["a channel's scale", "one weight", "one bias", "one bit"],
 )
-def test_a_slightly_wrong_driver_is_caught(tmp_path, fault):
+@pytest.mark.parametrize("made_on", ["here", "riscv64 v"])
+def test_a_slightly_wrong_driver_is_caught(tmp_path, fault, made_on):
     model = planted(tmp_path, "int8", fault)
+    if made_on != "here":
+        path = model.with_suffix(".json")
+        exports.sign(path, {**json.loads(path.read_text()), "made_on": made_on})
     done, report = report_of(tmp_path, model)
     assert done.returncode == 1, done.stdout
     assert "golden" in {gate["name"] for gate in report["models"][0]["gates"] if not gate["passed"]}
 
 
-def test_elsewhere_the_limit_is_what_other_runtimes_reach(tmp_path):
-    (model,) = exports.copy(tmp_path, "float32")
-    manifest = json.loads(model.with_suffix(".json").read_text())
-    for made_on, limit in ((manifest["made_on"], ">= 140 dB"), ("riscv64 v", ">= 100 dB")):
-        exports.sign(model.with_suffix(".json"), {**manifest, "made_on": made_on})
-        _, report = report_of(tmp_path, model)
-        assert {gate["name"]: gate["limit"] for gate in report["models"][0]["gates"]}["golden"] == limit
+@pytest.mark.parametrize(
+    ("name", "made_on", "flag", "limit"),
+    [
+        ("float32", "here", "--delegate=xnnpack", ">= 140 dB"),
+        ("float32", "riscv64 v", "--delegate=xnnpack", ">= 100 dB"),
+        ("int8", "riscv64 v", "--delegate=xnnpack", ">= 100 dB"),
+        ("int8", "here", "--delegate=none", ">= 58 dB"),
+    ],
+)
+def test_elsewhere_the_limit_is_what_other_runtimes_reach(tmp_path, name, made_on, flag, limit):
+    (model,) = exports.copy(tmp_path, name)
+    path = model.with_suffix(".json")
+    if made_on != "here":
+        exports.sign(path, {**json.loads(path.read_text()), "made_on": made_on})
+    _, report = report_of(tmp_path, model, flag)
+    assert {gate["name"]: gate["limit"] for gate in report["models"][0]["gates"]}["golden"] == limit
 
 
 def test_the_limit_of_int8_holds_for_the_built_in_kernels():

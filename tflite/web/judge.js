@@ -63,11 +63,10 @@ function percentile(sorted, share) {
   return sorted[below] + (at - below) * (sorted[above] - sorted[below]);
 }
 
-// files: {manifest, bytes, npzBytes, golden}. options: {compile, accelerator, threads, limits, borderDb, runs, maxSeconds, progress}.
+// files: {manifest, bytes, npzBytes, golden}. options: {compile, accelerator, threads, limits by accelerator, borderDb, runs, maxSeconds, progress}.
 export async function check(files, options) {
   const { manifest, golden } = files;
   const peak = manifest.pipeline === "rgb" ? 255 : 1;
-  const { limits } = options;
   const report = { file: manifest.model.file, mode: manifest.mode, pipeline: manifest.pipeline, scale: manifest.scale, gates: [] };
   const gate = (name, passed, measured, limit = "") => report.gates.push({ name, passed, measured, limit });
   const finish = () => ({ ...report, passed: report.gates.every((item) => item.passed !== false) });
@@ -83,6 +82,7 @@ export async function check(files, options) {
   }
 
   const model = await options.compile(files.bytes, options.accelerator, options.threads);
+  const limits = options.limits[model.ran];
   try {
     const shapes = [[model.inputShape, manifest.input.shape], [model.outputShape, manifest.output.shape]];
     const fits = shapes.every(([found, said]) => String(found) === String(said));

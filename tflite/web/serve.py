@@ -79,7 +79,8 @@ def list_exports(folder):
     """The models that have a manifest and golden vectors beside them, sorted.
 
     Returns:
-        {name: {"mode", "pipeline", "limits" of its gates, "refused": why no browser can run it, or ""}}.
+        {name: {"mode", "pipeline", "limits": those of its gates for "wasm", which is XNNPACK, and for "webgpu",
+        "refused": why no browser can run it, or ""}}.
     """
     if not os.path.isdir(folder):
         raise CannotRun(f"{folder}: expected a folder of exported models.")
@@ -89,7 +90,8 @@ def list_exports(folder):
         if name.endswith(".tflite") and all(os.path.isfile(beside(path, suffix)) for suffix in (".json", ".npz")):
             manifest = read_manifest(path)
             found[name] = {key: manifest[key] for key in ("mode", "pipeline")}
-            found[name] |= {"limits": limits_of(manifest), "refused": refusal(manifest)}
+            limits = {"wasm": limits_of(manifest, xnnpack=True), "webgpu": limits_of(manifest)}
+            found[name] |= {"limits": limits, "refused": refusal(manifest)}
     if not found:
         raise CannotRun(f"{folder}: no .tflite with its .json and .npz; drcn-export-tflite writes all three.")
     return found
