@@ -156,7 +156,7 @@ def test_reports_latency_and_agreement_and_cleans_up(phone):
     assert (result["median_ms"], result["p95_ms"]) == (8.15, 8.8)
     assert result["psnr"] == 200.0
     assert report["device"] == {"serial": "abc", "model": "Stand-in", "abi": "arm64-v8a", "android": "14"}
-    assert not (phone.device / "data/local/tmp/drcn_check").exists()
+    assert not list((phone.device / "data/local/tmp").glob("drcn_check*"))
 
 
 def test_dry_run_prints_the_commands_that_a_run_gives_and_gives_none(phone):
@@ -238,7 +238,7 @@ def test_what_goes_wrong_is_one_line_and_exit_2(phone, fault, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert not (phone.device / "data/local/tmp/drcn_check").exists()
+    assert not list((phone.device / "data/local/tmp").glob("drcn_check*"))
 
 
 def test_a_binary_of_another_processor_or_none_is_refused(phone):
@@ -255,3 +255,55 @@ def test_a_binary_of_another_processor_or_none_is_refused(phone):
 def test_without_adb_or_with_an_unknown_serial_it_says_so(phone):
     assert "not found; install Android's platform-tools" in phone("--adb=no-such-adb").stderr
     assert "no device 'xyz'; adb sees abc" in phone("--serial=xyz").stderr
+
+
+def test_two_runs_at_once_do_not_share_a_folder(phone):
+    """Each would take the other's model, input and output for its own, and clean them away."""
+    phone("--keep")
+    (kept,) = (phone.device / "data/local/tmp").iterdir()
+    assert kept.name == f"drcn_check_{os.getpid()}"
+
+
+def test_whole_numbers_are_compared_in_the_manifests_unit(phone):
+    """int8 at the ends: one of 256 pixels off by one step of 0.004: 10*log10(256 / 0.004^2) = 72.0 dB."""
+    generator = np.random.default_rng(0)
+    inputs, outputs = (generator.integers(-100, 100, (2, 16, 16, 1), np.int8) for _ in range(2))
+    np.savez(
+        phone.folder / "m.npz",
+        names=np.array(["patch_0", "noise"]),
+        inputs=inputs,
+        outputs=outputs,
+        float_outputs=outputs,
+    )
+    path = phone.folder / "m.json"
+    manifest = json.loads(path.read_text())
+    for side in ("input", "output"):
+        manifest[side].update(dtype="int8", quantization={"scale": 0.004, "zero_point": -128})
+    manifest["mode"], manifest["limits"]["golden_psnr"] = "int8_full", 50.0
+    manifest["golden"]["sha256"] = subprocess_sha(phone.folder / "m.npz")
+    sign(path, manifest)
+    inputs[0].tofile(phone.folder / "in.raw")
+    outputs[0, 3, 3] += 1
+    done = phone(f"--json={phone.folder / 'report.json'}", output=outputs[0])
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((phone.folder / "report.json").read_text())
+    assert report["delegates"][0]["psnr"] == pytest.approx(72.04, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--threads=0", "--threads: expected a whole number from 1 to 1,024"),
+        ("--runs=nan", "--runs: expected a whole number"),
+        ("--timeout=inf", "--timeout: expected a number from 0"),
+        ("--golden_psnr=nan", "--golden_psnr: expected a number"),
+        ("--adb='", "--adb: expected a command"),
+        ("--delegates=cuda", "unknown delegate 'cuda'"),
+        ("--json=m.tflite", "a report's name ends in .json"),
+    ],
+)
+def test_bad_flags_are_one_line(phone, flag, message):
+    done = phone(flag)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,5 +1,6 @@
 """Enlarging on the device: tiles give exactly what one run over the whole image gives."""
 
+import errno
 import importlib
 import json
 import subprocess
@@ -18,7 +19,7 @@ from drcn_keras import image, transparency
 def tools(monkeypatch):
     """The modules of tflite/ by name."""
     monkeypatch.syspath_prepend(exports.ROOT / "tflite")
-    return {name: importlib.import_module(name) for name in ("pictures", "runtime", "upscale", "manifest")}
+    return {name: importlib.import_module(name) for name in ("command", "pictures", "runtime", "upscale", "manifest")}
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -194,25 +195,109 @@ def test_the_rgb_pipeline_is_tiled_in_low_resolution_pixels(tools, tmp_path):
     )
 
 
+@pytest.fixture
+def enlarge(tools, tmp_path, monkeypatch, capsys):
+    """Runs upscale.py on files in the test's folder. Returns the exit code and the lines on standard error."""
+
+    def run(model, source, target, *flags):
+        places = [str(tmp_path / source), str(tmp_path / target)]
+        monkeypatch.setattr(sys, "argv", ["upscale.py", str(model), *places, *flags])
+        with pytest.raises(SystemExit) as ended:
+            tools["command"].end(tools["upscale"].main)
+        return ended.value.code, capsys.readouterr().err.splitlines()
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
         ("none.png", "out.png", "no such file"),
-        ("text.png", "out.png", "not a readable image"),
+        ("text.png", "out.png", "not a readable image; expected one of BMP, GIF"),
+        ("folder", "out.png", "Is a directory"),
         ("clear.png", "out.jpg", "holds no transparency"),
         ("clear.png", "out.xyz", "expected a file ending in"),
         ("clear.png", "nowhere/out.png", "no such folder"),
+        ("clear.png", "text.png/out.png", "no such folder"),
+        ("wide.png", "out.jpg", "the result has 65502 x 2 pixels; JPEG holds 65500 a side at most"),
+        ("wide.png", "out.webp", "WEBP holds 16383 a side at most"),
     ],
 )
-def test_bad_files_are_one_line(tools, tmp_path, monkeypatch, capsys, source, target, message):
+def test_bad_files_are_one_line(enlarge, tmp_path, source, target, message):
     (path,) = exports.copy(tmp_path, "float32")
     (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "folder").mkdir()
     Image.new("RGBA", (8, 8)).save(tmp_path / "clear.png")
-    monkeypatch.setattr(sys, "argv", ["upscale.py", str(path), str(tmp_path / source), str(tmp_path / target)])
-    with pytest.raises(SystemExit) as ended:
-        tools["manifest"].end(tools["upscale"].main)
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.splitlines()) == 1
+    Image.new("RGB", (32751, 1)).save(tmp_path / "wide.png")
+    code, lines = enlarge(path, source, target)
+    assert code == 2
+    assert message in lines[0]
+    assert len(lines) == 1
     assert not (tmp_path / target).exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--threads=0", "argument --threads: expected a whole number from 1 to 1,024; received '0'"),
+        ("--threads=1025", "received '1025'"),
+        ("--tile=nan", "argument --tile: expected a whole number from 1 to 1,000,000; received 'nan'"),
+        ("--delegate=", "'' is no delegate; expected xnnpack, none or"),
+        ("--delegate=libnone.so", "libnone.so: cannot load this delegate"),
+        ("--delegate=libnone.so,fast", "expected a delegate's options as key=value; received 'fast'"),
+        ("--overwrit=1", "ignored explicit argument"),
+    ],
+)
+def test_bad_flags_are_one_line(enlarge, tmp_path, flag, message):
+    """On an image smaller than the model, which is resized to it: the size must not be blamed."""
+    (path,) = exports.copy(tmp_path, "float32")
+    Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
+    code, lines = enlarge(path, "small.png", "out.png", flag)
+    assert code == 2
+    assert message in lines[0]
+    assert len(lines) == 1
+
+
+def test_a_folder_or_a_full_disk_loses_nothing(tools, enlarge, tmp_path, monkeypatch):
+    (path,) = exports.copy(tmp_path, "float32")
+    Image.new("L", (8, 8)).save(tmp_path / "in.png")
+    (tmp_path / "out.png").mkdir()
+    assert "out.png: is a folder; expected a file" in enlarge(path, "in.png", "out.png", "--overwrite")[1][0]
+    (tmp_path / "old.png").write_bytes(b"old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tools["manifest"].os, "fsync", full)
+    code, lines = enlarge(path, "in.png", "old.png", "--overwrite")
+    assert code == 2
+    assert lines[-1].endswith("old.png could not be written: No space left on device; what was there is unchanged.")
+    assert (tmp_path / "old.png").read_bytes() == b"old"
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_what_another_run_wrote_meanwhile_is_kept(tools, tmp_path):
+    (tmp_path / "out.png").write_bytes(b"another's")
+    with pytest.raises(tools["manifest"].CannotRun, match="exists; --overwrite replaces it"):
+        tools["pictures"].write(str(tmp_path / "out.png"), np.zeros((2, 2), np.uint8), None, None, overwrite=False)
+    assert (tmp_path / "out.png").read_bytes() == b"another's"
+
+
+def test_an_image_smaller_than_a_model_of_fixed_size_is_refused_in_one_line(tools):
+    def model(shape):
+        if shape is not None:
+            raise tools["manifest"].CannotRun("the delegate failed to reshape node 51")
+
+    manifest = {"pipeline": "rgb", "scale": 2, "halo": 4, "input": {"shape": [1, 64, 64, 3], "dtype": "int8"}}
+    with pytest.raises(tools["manifest"].CannotRun) as refused:
+        tools["upscale"].upscale(model, manifest, np.zeros((37, 91, 3), np.uint8))
+    assert str(refused.value) == (
+        "the image gives 91 x 37 pixels; expected 64 x 64 or more, for this model cannot be resized: "
+        "export it with a smaller --lr_width and --lr_height."
+    )
+
+
+def test_a_tile_that_is_all_halo_is_refused_by_its_flag(tools):
+    manifest = {"pipeline": "rgb", "scale": 2, "halo": 4, "input": {"shape": [1, -1, -1, 3], "dtype": "uint8"}}
+    with pytest.raises(tools["manifest"].CannotRun, match="--tile=8 leaves nothing beside a halo of 4 on either side"):
+        tools["upscale"].upscale(None, manifest, np.zeros((37, 91, 3), np.uint8), tile=8)

@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -232,3 +234,54 @@ def test_the_server_says_what_is_missing(tmp_path):
     assert 'default="127.0.0.1"' in source
     assert "no .tflite with its .json and .npz" in say(tmp_path / "empty")
     assert "expected a folder" in say(tmp_path / "none")
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """serve.py in a copy of the folder where LiteRT.js seems to be installed, and exports: its words but for flags."""
+    away = tmp_path / "tflite"
+    shutil.copytree(exports.ROOT / "tflite", away, ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
+    (away / "web" / "node_modules" / "@litertjs" / "core" / "wasm").mkdir(parents=True)
+    exports.copy(tmp_path, "float32")
+    return [sys.executable, str(away / "web" / "serve.py"), str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port=65536"], "--port: expected a whole number from 0 to 65,535; received '65536'"),
+        (["--port=http"], "received 'http'"),
+        (["--host=no.such.host.invalid"], "no.such.host.invalid"),
+        (["--cert=float32.tflite"], "--cert and --key need each other"),
+        (["--key=float32.tflite"], "--cert and --key need each other"),
+        (["--cert=none.pem", "--key=none.pem"], "none.pem, none.pem: no certificate and its key in PEM: No such file"),
+    ],
+)
+def test_bad_flags_of_the_server_are_one_line(alone, flags, message):
+    done = subprocess.run([*alone, *flags], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_visitor_who_is_silent_or_leaves_disturbs_no_other(alone):
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl, which makes the certificate")
+    with subprocess.Popen(
+        [*alone, "--port=0", "--https"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        port = int(server.stdout.readline().split(":")[-1].strip(" /\n"))
+        silent = socket.create_connection(("127.0.0.1", port))
+        with socket.create_connection(("127.0.0.1", port)) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")  # http to an https port.
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection("localhost", port, timeout=20, context=context)
+        with contextlib.closing(connection), silent:
+            connection.request("GET", "/exports/float32.tflite")
+            response = connection.getresponse()
+            assert response.status == 200
+            response.read()
+        server.terminate()
+        assert server.stderr.read() == "serve.py: error: interrupted\n"
+        assert server.wait(timeout=30) == 130

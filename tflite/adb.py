@@ -1,7 +1,6 @@
 """The adb client, for one Android device."""
 
 import os
-import shlex
 import subprocess
 
 from manifest import CannotRun, sha256
@@ -11,7 +10,7 @@ class Adb:
     """The adb client, for one device."""
 
     def __init__(self, command, serial):
-        self.command = shlex.split(command)
+        self.command = command
         self.serial = serial
 
     def line(self, *words):

@@ -8,6 +8,7 @@ not be run. --dry_run prints the commands and touches no device.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -18,9 +19,10 @@ import numerics
 import numpy as np
 from adb import Adb, reason_of
 from check import limits_of
+from command import MOST_THREADS, Parser, check_report, end, real, whole, words
 from manifest import (
     CannotRun,
-    end,
+    from_tensor,
     identity_fault,
     output_peak,
     read_golden,
@@ -36,7 +38,8 @@ DELEGATES = {
     "nnapi": ["--use_xnnpack=false", "--use_nnapi=true"],
 }
 
-REMOTE = "/data/local/tmp/drcn_check"
+# Its own for every run: two at once would take each other's files for theirs.
+REMOTE = f"/data/local/tmp/drcn_check_{os.getpid()}"
 
 _PROPERTIES = (
     ("model", "ro.product.model"),
@@ -51,6 +54,8 @@ _ELF_MACHINES = {"arm64-v8a": 183, "armeabi-v7a": 40, "x86_64": 62, "x86": 3}
 def main():
     """Reads the flags, runs, prints, and returns the exit code."""
     flags = parse_flags()
+    if flags.json is not None:
+        check_report(flags.json)
     manifest = read_manifest(flags.model)
     fault = identity_fault(flags.model, manifest)
     if fault:
@@ -68,29 +73,31 @@ def main():
     adb = Adb(flags.adb, flags.serial)
     adb.choose_device()
     report = check(adb, flags, manifest, golden, case)
-    print(render(report))
-    if flags.json:
+    if flags.json is not None:
         write_atomically(flags.json, (json.dumps(report, indent=1) + "\n").encode())
+    print(render(report))
+    if flags.keep:
+        print(f"kept on the device: {REMOTE}")
     return 0 if report["passed"] else 1
 
 
 def parse_flags(argv=None):
     """The command line's flags."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("model", metavar="MODEL.tflite")
     parser.add_argument("--benchmark_binary", required=True, metavar="PATH", help="benchmark_model for the device")
     parser.add_argument("--serial", help="of the device; needed when there are several (adb devices)")
     parser.add_argument("--delegates", type=_delegates, default=["xnnpack"], help=f"of {', '.join(DELEGATES)}")
     parser.add_argument("--case", default="", help="golden case to run; default the first")
-    parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--golden_psnr", type=float, metavar="DB", help="at least; the default depends on the mode")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=4)
+    parser.add_argument("--runs", type=whole(1), default=50)
+    parser.add_argument("--golden_psnr", type=real(0), metavar="DB", help="at least; the default depends on the mode")
     parser.add_argument("--allow_fallback", action="store_true", help="do not fail when the delegate did not run all")
     parser.add_argument("--keep", action="store_true", help="leave the files on the device")
     parser.add_argument("--json", metavar="FILE", help="also write the report there")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, run none")
-    parser.add_argument("--adb", default="adb", metavar="COMMAND")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one command (default 600)")
+    parser.add_argument("--adb", type=words, default=["adb"], metavar="COMMAND")
+    parser.add_argument("--timeout", type=real(0), default=600.0, help="seconds for one command (default 600)")
     return parser.parse_args(argv)
 
 
@@ -140,7 +147,7 @@ def _remote_output(delegate):
 
 
 def _benchmark(flags, shape, delegate):
-    words = [
+    line = [
         f"{REMOTE}/benchmark_model",
         f"--graph={REMOTE}/model.tflite",
         "--input_layer=input",
@@ -152,7 +159,7 @@ def _benchmark(flags, shape, delegate):
         "--warmup_runs=5",
         *DELEGATES[delegate],
     ]
-    return shlex.join(words)
+    return shlex.join(line)
 
 
 def check(adb, flags, manifest, golden, case):
@@ -178,7 +185,8 @@ def check(adb, flags, manifest, golden, case):
             ]
     finally:
         if not flags.keep:
-            adb.run(["shell", f"rm -rf {REMOTE}"])
+            with contextlib.suppress(CannotRun):  # What went wrong before is what counts.
+                adb.run(["shell", f"rm -rf {REMOTE}"])
     report["passed"] = all(result["passed"] for result in report["delegates"])
     return report
 
@@ -208,14 +216,13 @@ def _run_delegate(adb, flags, manifest, golden, case, name, folder):
     code, out, err = adb.run(["pull", _remote_output(name), pulled], flags.timeout)
     if code or not os.path.isfile(pulled):
         raise CannotRun(f"no output from benchmark_model with {name} (is --output_filepath known to it?).")
-    data = np.fromfile(pulled, expected.dtype)
-    if data.size != expected.size:
+    if os.path.getsize(pulled) != expected.nbytes:
         raise CannotRun(
             f"the output pulled for {name} has {os.path.getsize(pulled)} bytes; expected {expected.nbytes}."
         )
-    actual = data.reshape(1, *expected.shape)
-    peak = output_peak(manifest)
-    compared = numerics.compare(actual, expected[None], peak, manifest["halo"])
+    pulled = np.fromfile(pulled, expected.dtype).reshape(expected.shape)
+    actual, expected = (from_tensor(array[None], manifest["output"]) for array in (pulled, expected))
+    compared = numerics.compare(actual, expected, output_peak(manifest), manifest["halo"])
     xnnpack = name == "xnnpack" and result["ran"] == "completely"
     limit = limits_of(manifest, xnnpack)["golden_psnr"] if flags.golden_psnr is None else flags.golden_psnr
     faults = []

@@ -7,17 +7,16 @@ Python, NumPy and ai-edge-litert (or tflite-runtime); it loads neither TensorFlo
 Exit code 0: every gate holds. 1: one fails. 2: it could not be run.
 """
 
-import argparse
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 
 import runtime
-from manifest import CannotRun, end, identity_fault, read_golden, read_manifest, write_atomically
+from command import MOST_THREADS, Parser, check_report, end, real, whole, words
+from manifest import CannotRun, identity_fault, read_golden, read_manifest, write_atomically
 
 # XNNPACK gives the same bits with any number of threads; the built-in kernels, which int16x8 needs, do not.
 THREADS_ULP = 0.0
@@ -36,6 +35,8 @@ BORDER_DB = 6.0
 def main():
     """Parses the flags, checks each model, prints, and returns the exit code."""
     flags = parse_flags()
+    if flags.json is not None:
+        check_report(flags.json)
     device = runtime.device_facts()
     reports = []
     for number, model in enumerate(flags.models, 1):
@@ -47,10 +48,10 @@ def main():
             print(f"check.py: error: {error}", file=sys.stderr)
             reports.append({"file": os.path.basename(model), "error": str(error), "gates": [], "passed": False})
     passed = all(report["passed"] for report in reports)
-    print(render(device, reports))
-    if flags.json:
+    if flags.json is not None:
         document = {"format": 1, "device": device, "models": reports, "passed": passed}
         write_atomically(flags.json, (json.dumps(document, indent=1) + "\n").encode())
+    print(render(device, reports))
     if any("error" in report for report in reports):
         return 2
     return 0 if passed else 1
@@ -58,7 +59,7 @@ def main():
 
 def parse_flags(argv=None):
     """The command line's flags; every default that a mode sets is None here."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__.split("\n\n")[0], epilog="Exit code 0: every gate holds; 1: one fails; 2: could not be run."
     )
     parser.add_argument("models", nargs="+", metavar="MODEL.tflite")
@@ -70,35 +71,29 @@ def parse_flags(argv=None):
         "auto (default): xnnpack, and none for int16x8, which XNNPACK does not compute",
     )
     parser.add_argument("--allow_fallback", action="store_true", help="do not fail when the delegate did not run")
-    parser.add_argument("--threads", type=_positive, default=min(4, runtime.usable_cores()))
-    parser.add_argument("--runs", type=_positive, default=100, help="timed runs (default 100)")
-    parser.add_argument("--warmup", type=int, default=5, help="untimed runs before (default 5)")
-    parser.add_argument("--max_seconds", type=float, default=20.0, help="end the timed runs after this (default 20)")
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds allowed for one model (default 900)")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=min(4, runtime.usable_cores()))
+    parser.add_argument("--runs", type=whole(1), default=100, help="timed runs (default 100)")
+    parser.add_argument("--warmup", type=whole(0), default=5, help="untimed runs before (default 5)")
+    parser.add_argument("--max_seconds", type=real(0), default=20.0, help="end the timed runs after this (default 20)")
+    parser.add_argument("--timeout", type=real(0), default=900.0, help="seconds allowed for one model (default 900)")
     parser.add_argument(
         "--python",
-        default=shlex.quote(sys.executable),
+        type=words,
+        default=[sys.executable],
         metavar="COMMAND",
         help="starts Python for the measuring process; under an emulator, the emulator with its arguments",
     )
     gates = parser.add_argument_group("gates", "defaults stand in the manifest")
-    gates.add_argument("--golden_psnr", type=float, metavar="DB", help="at least, worst case against its own golden")
-    gates.add_argument("--golden_ulp", type=float, metavar="N", help="largest difference, units of the last place")
-    gates.add_argument("--golden_differing", type=float, metavar="SHARE", help="pixels that differ in 8 bit, at most")
-    gates.add_argument("--float_psnr", type=float, metavar="DB", help="at least, real patches against the float model")
-    gates.add_argument("--threads_ulp", type=float, metavar="N", help="1 against N threads (0; built-in kernels 64)")
-    gates.add_argument("--max_p50_ms", type=float, metavar="MS", help="no default: it depends on the device")
-    gates.add_argument("--max_p95_ms", type=float, metavar="MS", help="no default")
-    gates.add_argument("--max_slowdown", type=float, metavar="RATIO", help="second half / first half; no default")
-    gates.add_argument("--max_peak_mb", type=float, metavar="MB", help="peak resident set; no default")
+    gates.add_argument("--golden_psnr", type=real(0), metavar="DB", help="at least, worst case against its own golden")
+    gates.add_argument("--golden_ulp", type=real(0), metavar="N", help="largest difference, units of the last place")
+    gates.add_argument("--golden_differing", type=real(0, 1), metavar="SHARE", help="differing in 8 bit, at most")
+    gates.add_argument("--float_psnr", type=real(0), metavar="DB", help="at least, patches against the float model")
+    gates.add_argument("--threads_ulp", type=real(0), metavar="N", help="1 against N threads (0; built-in kernels 64)")
+    gates.add_argument("--max_p50_ms", type=real(0), metavar="MS", help="no default: it depends on the device")
+    gates.add_argument("--max_p95_ms", type=real(0), metavar="MS", help="no default")
+    gates.add_argument("--max_slowdown", type=real(0), metavar="RATIO", help="second half / first half; no default")
+    gates.add_argument("--max_peak_mb", type=real(0), metavar="MB", help="peak resident set; no default")
     return parser.parse_args(argv)
-
-
-def _positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more; received {text}")
-    return value
 
 
 def check(model, flags):
@@ -126,12 +121,9 @@ def measured(model, manifest, flags):
     Raises:
         CannotRun: it refused, crashed or took too long.
     """
-    delegate = flags.delegate
-    if delegate == "auto":
-        delegate = "none" if manifest["mode"] == "int16x8" else "xnnpack"
     request = {
         "model": os.path.abspath(model),
-        "delegate": delegate,
+        "delegate": runtime.chosen_delegate(flags.delegate, manifest["mode"]),
         "threads": flags.threads,
         "runs": flags.runs,
         "warmup": flags.warmup,
@@ -142,7 +134,7 @@ def measured(model, manifest, flags):
         with open(paths[0], "w", encoding="utf-8") as file:
             json.dump(request, file)
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "measure.py")
-        command = [*shlex.split(flags.python), script, *paths]
+        command = [*flags.python, script, *paths]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=flags.timeout)
         except subprocess.TimeoutExpired as error:
@@ -151,7 +143,7 @@ def measured(model, manifest, flags):
             name = signal.Signals(-done.returncode).name
             raise CannotRun(f"{model}: the runtime crashed ({name}): a damaged file, or out of memory.")
         if done.returncode or not os.path.exists(paths[1]):
-            lines = done.stderr.strip().splitlines() or ["no message"]
+            lines = done.stderr.strip().splitlines() or [f"no message, exit code {done.returncode}"]
             raise CannotRun(f"{model}: measuring failed: {lines[-1]}")
         with open(paths[1], encoding="utf-8") as file:
             result = json.load(file)

@@ -6,7 +6,6 @@ NumPy and the standard library alone, like everything in this folder: it runs on
 import hashlib
 import json
 import os
-import sys
 
 import numpy as np
 
@@ -40,27 +39,6 @@ class CannotRun(Exception):
     """The work could not be done at all. Its text is one line: what happened, expected, received."""
 
 
-def end(main):
-    """Runs a main and ends the process with its exit code; a `CannotRun` ends in one line and code 2.
-
-    Args:
-        main: function without arguments that returns an exit code.
-    """
-    program = os.path.basename(sys.argv[0])
-    sys.stdout.reconfigure(errors="backslashreplace")  # A file's name may hold what it cannot encode.
-    try:
-        sys.exit(main())
-    except CannotRun as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
-    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
-
-
 def beside(model, suffix):
     """The path of a model's companion: the same stem, ending in `suffix`."""
     return os.path.splitext(model)[0] + suffix
@@ -86,7 +64,7 @@ def read_manifest(model):
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CannotRun(f"{path}: damaged manifest: {error}.") from error
     if not isinstance(manifest, dict):
         raise CannotRun(f"{path}: a manifest is a JSON object; received a {type(manifest).__name__}.")
@@ -227,17 +205,23 @@ def output_peak(manifest):
 
 
 def write_atomically(path, data):
-    """Writes bytes beside `path`, then renames: a reader sees the old file or the whole new one."""
-    path = os.path.realpath(path)  # A symbolic link stays one.
-    part = f"{path}.part{os.getpid()}"
+    """Writes bytes beside `path`, then renames: a reader sees the old file or the whole new one.
+
+    Raises:
+        CannotRun: no space, or a folder that is read-only; `path` is then as it was.
+    """
+    place = os.path.realpath(path)  # A symbolic link stays one.
+    part = f"{place}.part{os.getpid()}"
     try:
         with open(part, "wb") as file:
-            if os.path.exists(path):
-                os.chmod(part, os.stat(path).st_mode & 0o7777)
+            if os.path.exists(place):
+                os.chmod(part, os.stat(place).st_mode & 0o7777)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, place)
+    except OSError as error:
+        raise CannotRun(f"{path} could not be written: {error.strerror}; what was there is unchanged.") from error
     finally:
         if os.path.exists(part):
             os.remove(part)

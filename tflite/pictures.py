@@ -7,8 +7,10 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 
 import numpy as np
+from command import check_place
 from manifest import CannotRun, write_atomically
 
 # ITU-R BT.601 as MATLAB's rgb2ycbcr uses it, for values in [0, 1].
@@ -20,6 +22,9 @@ _RGB_FROM_YCBCR = np.linalg.inv(_YCBCR_FROM_RGB)
 _READ = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT, _DNG_VERSION = 254, 258, 259, 262, 339, 50706  # Tags.
 _YCBCR, _JPEG = 6, 7  # Of Photometric, of Compression.
+
+# Pixels a side, at most.
+_LARGEST = {"JPEG": 65500, "WEBP": 16383}
 
 FORMATS = {
     ".bmp": "BMP",
@@ -132,7 +137,9 @@ def read(path):
     image_module, operations = _pillow()
     try:
         # Given a path, Pillow maps some files into memory with their sides mixed up.
-        with open(path, "rb") as file, image_module.open(file, formats=_READ) as image:
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
+            image = image_module.open(file, formats=_READ)
             if fault := _fault(image):
                 raise CannotRun(f"{path}: {fault} are not read here; make it a PNG.")
             if getattr(image, "n_frames", 1) > 1:
@@ -143,8 +150,11 @@ def read(path):
         raise
     except FileNotFoundError as error:
         raise CannotRun(f"{path}: no such file.") from error
+    except image_module.UnidentifiedImageError as error:
+        raise CannotRun(f"{path}: not a readable image; expected one of {', '.join(_READ)}.") from error
     except Exception as error:  # Decoders raise many kinds.
-        raise CannotRun(f"{path}: not a readable image: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise CannotRun(f"{path}: not a readable image: {reason}.") from error
 
 
 def _fault(image):
@@ -203,37 +213,50 @@ def _rgb_of_cmyk(image, profile):
 
 def same_file(one, other):
     """Whether two paths lead to one file, by links too."""
-    return os.path.exists(other) and os.path.samefile(one, other)
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
-def check_output(path, has_alpha, overwrite):
+def check_output(path, overwrite):
     """Refuses, before any work, an output that could not be written.
 
     Raises:
-        CannotRun: unknown suffix, no such folder, transparency in a format without it, or a file in the way.
+        CannotRun: unknown suffix, no such folder, a file in the way, or what `check_place` refuses.
     """
     _pillow()
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMATS:
         raise CannotRun(f"{path}: expected a file ending in {' '.join(FORMATS)}.")
-    if has_alpha and FORMATS[suffix] in ("JPEG", "BMP", "PPM"):
-        raise CannotRun(f"{path}: the input is transparent and {FORMATS[suffix]} holds no transparency; use .png.")
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise CannotRun(f"{folder}: no such folder.")
+    check_place(path)
+    _check_free(path, overwrite)
+
+
+def _check_free(path, overwrite):
     if os.path.exists(path) and not overwrite:
         raise CannotRun(f"{path}: exists; --overwrite replaces it.")
 
 
-def write(path, pixels, alpha, icc_profile):
-    """Writes what `read` gives, atomically; JPEG at quality 95."""
+def check_format(path, size, has_alpha):
+    """Refuses, before the network runs, an image that the output's format cannot hold: its size, or transparency."""
+    kind = FORMATS[os.path.splitext(path)[1].lower()]
+    if has_alpha and kind in ("JPEG", "BMP", "PPM"):
+        raise CannotRun(f"{path}: the input is transparent and {kind} holds no transparency; use .png.")
+    most = _LARGEST.get(kind, max(size))
+    if max(size) > most:
+        raise CannotRun(
+            f"{path}: the result has {size[1]} x {size[0]} pixels; {kind} holds {most} a side at most; use .png."
+        )
+
+
+def write(path, pixels, alpha, icc_profile, overwrite=True):
+    """Writes what `read` gives, atomically; JPEG at quality 95 without subsampling, as the library does."""
     image_module, _ = _pillow()
     if alpha is not None:
         pixels = np.dstack([pixels, alpha])
     buffer = io.BytesIO()
     kind = FORMATS[os.path.splitext(path)[1].lower()]
-    options = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     if icc_profile:
         options["icc_profile"] = icc_profile
     image_module.fromarray(np.ascontiguousarray(pixels)).save(buffer, kind, **options)
+    _check_free(path, overwrite)  # Another run may have been quicker.
     write_atomically(path, buffer.getvalue())

@@ -4,6 +4,7 @@ ai-edge-litert, or tflite-runtime where that is what the device has.
 """
 
 import contextlib
+import ctypes
 import glob
 import importlib.metadata
 import os
@@ -89,9 +90,12 @@ class Model:
         self.delegation = _delegation(self._interpreter, delegate, before)
 
     def run(self, image):
-        """image: of the input's shape and dtype. Returns a copy of the output."""
+        """image: of the input's shape and dtype. Returns a copy of the output. Raises CannotRun where a run fails."""
         self._interpreter.set_tensor(self.input["index"], image)
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise CannotRun(f"the runtime cannot run this model: {_first_line(error)}") from error
         return self._interpreter.get_tensor(self.output["index"])
 
     def invoke(self):
@@ -106,11 +110,24 @@ class Model:
         return sum(op["op_name"] == "DELEGATE" for op in self._interpreter._get_ops_details())
 
 
+def chosen_delegate(delegate, mode):
+    """What "auto" means: XNNPACK, and the built-in kernels for int16x8, which XNNPACK does not compute."""
+    if delegate != "auto":
+        return delegate
+    return "none" if mode == "int16x8" else "xnnpack"
+
+
 def _load_delegate(module, delegate):
     if delegate in ("xnnpack", "none"):
         return None
     library, *options = delegate.split(",")
+    for option in options:
+        if "=" not in option:
+            raise CannotRun(f"{delegate}: expected a delegate's options as key=value; received {option!r}.")
     try:
+        # The runtime's own attempt would leave a traceback where this is no delegate's library.
+        if not library or not hasattr(ctypes.CDLL(library), "tflite_plugin_create_delegate"):
+            raise CannotRun(f"{library!r} is no delegate; expected xnnpack, none or an external delegate's library.")
         return [module.load_delegate(library, dict(option.split("=", 1) for option in options))]
     except (ValueError, OSError) as error:
         raise CannotRun(f"{library}: cannot load this delegate: {_first_line(error)}") from error

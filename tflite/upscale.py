@@ -8,26 +8,26 @@ run over the whole image. A row of tiles is enlarged, run and rounded before the
 the tile. Where the image is smaller than the model's input, the input is resized to it.
 """
 
-import argparse
 import sys
 
 import numpy as np
 import pictures
-from manifest import CannotRun, end, from_tensor, identity_fault, input_top, output_peak, read_manifest, to_tensor
-from runtime import Model, usable_cores
+from command import MOST_THREADS, Parser, end, whole
+from manifest import CannotRun, from_tensor, identity_fault, input_top, output_peak, read_manifest, to_tensor
+from runtime import Model, chosen_delegate, usable_cores
 from transparency import extend_colors, reach
 
 
 def main():
     """Reads the flags, enlarges one image, returns 0."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("model", metavar="MODEL.tflite", help="its manifest (.json) beside it")
     parser.add_argument("input", metavar="IN")
     parser.add_argument("output", metavar="OUT")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    parser.add_argument("--threads", type=int, default=min(4, usable_cores()))
-    parser.add_argument("--delegate", default="xnnpack", help="as for check.py: xnnpack, none or a library")
-    parser.add_argument("--tile", type=int, default=256, help="tile side for models of dynamic shape (default 256)")
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=min(4, usable_cores()))
+    parser.add_argument("--delegate", default="auto", help="as for check.py: auto, xnnpack, none or a library")
+    parser.add_argument("--tile", type=whole(1), default=256, help="side, for models of dynamic shape (default 256)")
     flags = parser.parse_args()
     manifest = read_manifest(flags.model)
     fault = identity_fault(flags.model, manifest)
@@ -35,18 +35,20 @@ def main():
         raise CannotRun(f"{flags.model}: {fault}.")
     if pictures.same_file(flags.input, flags.output):
         raise CannotRun(f"{flags.output}: is the input; the result must not replace it.")
+    pictures.check_output(flags.output, flags.overwrite)
     pixels, alpha, profile = pictures.read(flags.input)
-    pictures.check_output(flags.output, alpha is not None, flags.overwrite)
+    larger = tuple(manifest["scale"] * side for side in pixels.shape[:2])
+    pictures.check_format(flags.output, larger, alpha is not None)
     if alpha is not None:
         pixels = extend_colors(pixels, alpha, reach(manifest["halo"], manifest["scale"]))
 
     def model(shape):
-        return Model(flags.model, flags.threads, flags.delegate, shape)
+        return Model(flags.model, flags.threads, chosen_delegate(flags.delegate, manifest["mode"]), shape)
 
     enlarged = upscale(model, manifest, pixels, flags.tile, _show_progress)
     if alpha is not None:
         alpha = pictures.enlarge_bytes(alpha, manifest["scale"])
-    pictures.write(flags.output, enlarged, alpha, profile)
+    pictures.write(flags.output, enlarged, alpha, profile, flags.overwrite)
     return 0
 
 
@@ -116,6 +118,8 @@ class Tiles:
         self._manifest = manifest
         halo = manifest.get("lr_halo", manifest["halo"]) if whole else manifest["halo"]
         own = manifest["input"]["shape"][1:3]
+        if -1 in own and tile <= 2 * halo and max(size) > tile:
+            raise CannotRun(f"--tile={tile} leaves nothing beside a halo of {halo} on either side; expected more.")
         self._sides = [min(tile if side < 1 else side, length) for side, length in zip(own, size, strict=True)]
         downward, self._across = (plan(length, side, halo) for length, side in zip(size, self._sides, strict=True))
         self.bands = [(top, top + self._sides[0], first, last) for top, first, last in downward]
@@ -157,14 +161,14 @@ def _load(model, own, sides, channels, size, factor):
         return model(None)
     try:
         loaded = model((1, *sides, channels))
-        if loaded.output["shape"][1:3] != (factor * sides[0], factor * sides[1]):
-            raise CannotRun(f"resized, its output is {loaded.output['shape']}")
-    except CannotRun as error:
-        raise CannotRun(
-            f"the image gives {size[0]} x {size[1]} pixels, less than the model's input of "
-            f"{own[0]} x {own[1]}, and this model cannot be resized ({error}); export it smaller."
-        ) from error
-    return loaded
+        if loaded.output["shape"][1:3] == (factor * sides[0], factor * sides[1]):
+            return loaded
+    except CannotRun:
+        model(None)  # Raises again where the threads or the delegate are at fault, not the size.
+    raise CannotRun(
+        f"the image gives {size[1]} x {size[0]} pixels; expected {own[1]} x {own[0]} or more, for this model cannot be "
+        "resized: export it with a smaller --lr_width and --lr_height."
+    )
 
 
 def plan(length, side, halo):

@@ -8,7 +8,6 @@ node_modules. Browsers grant threads, WebGPU and hashing to secure pages alone: 
 localhost through `adb reverse tcp:8000 tcp:8000`; --https makes a certificate for itself, which the phone warns of.
 """
 
-import argparse
 import functools
 import http.server
 import json
@@ -24,7 +23,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 
 from check import BORDER_DB, BUSY_RATIO, limits_of  # noqa: E402
-from manifest import CannotRun, beside, end, read_manifest  # noqa: E402
+from command import Parser, end, whole  # noqa: E402
+from manifest import CannotRun, beside, read_manifest  # noqa: E402
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -41,18 +41,22 @@ _PACKAGES = {"core": ("dist", "wasm"), "wasm-utils": ("dist",)}
 
 def main():
     """Reads the flags and serves until interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", metavar="DIR", help="of exported models")
-    parser.add_argument("--port", type=int, default=8000, help="0 picks a free one (default 8000)")
+    parser.add_argument("--port", type=whole(0, 65535), default=8000, help="0 picks a free one (default 8000)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets the network in (default: this machine alone)")
     parser.add_argument("--https", action="store_true", help="with a certificate made on the spot by openssl")
     parser.add_argument("--cert", metavar="PEM", help="your own certificate, with --key")
     parser.add_argument("--key", metavar="PEM")
     flags = parser.parse_args()
+    if (flags.cert is None) != (flags.key is None):
+        raise CannotRun("--cert and --key need each other; received one of them.")
+    secure = flags.https or flags.cert is not None
+    context = _context(flags.cert, flags.key) if secure else None
     with make_server(flags.folder, flags.host, flags.port) as server:
-        secure = flags.https or flags.cert
         if secure:
-            server.socket = _context(flags.cert, flags.key).wrap_socket(server.socket, server_side=True)
+            # A visitor's handshake is done in its own thread: one that never speaks would keep all others out.
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         _announce(server, "https" if secure else "http")
         server.serve_forever()
     return 0
@@ -70,7 +74,7 @@ def make_server(folder, host, port):
         raise CannotRun(f"LiteRT.js is not installed: run `npm install` in {os.path.relpath(HERE)}.")
     handler = functools.partial(Handler, files=_files(folder, exports), exports=exports)
     try:
-        return http.server.ThreadingHTTPServer((host, port), handler)
+        return Server((host, port), handler)
     except OSError as error:
         raise CannotRun(f"port {port} on {host}: {error.strerror}; choose another with --port.") from error
 
@@ -124,6 +128,14 @@ def _files(folder, exports):
     return files
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """One that takes a visitor who leaves, or speaks http to https, for no fault of its own."""
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers GET and HEAD for a fixed list of files, with the headers that let a page use threads."""
 
@@ -165,8 +177,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def _context(cert, key):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    if cert:
-        context.load_cert_chain(cert, key)
+    if cert is not None:
+        try:
+            context.load_cert_chain(cert, key)
+        except (OSError, ValueError) as error:
+            raise CannotRun(f"{cert}, {key}: no certificate and its key in PEM: {error.strerror or error}.") from error
         return context
     with tempfile.TemporaryDirectory() as folder:
         cert, key = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
