@@ -121,9 +121,10 @@ def plan(source: str, output: str, overwrite: bool) -> list[tuple[str, str]]:
     if not os.path.isdir(source):
         if not output.lower().endswith(".png"):
             raise ArgumentError(f"`output` must be a .png file for one image; received {output!r}.")
+        planned = jobs.plan([source], output)
         if os.path.exists(output) and not overwrite:
             raise UserError(f"{output} exists; `overwrite` replaces it.")
-        return [(source, output)]
+        return planned
     return [job for job in jobs.plan([source], output) if overwrite or not os.path.exists(job[1])]
 
 

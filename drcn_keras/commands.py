@@ -1,5 +1,6 @@
 """What the commands share: their environment, the flags of one name, and how they end when their input is wrong."""
 
+import math
 import os
 import re
 import sys
@@ -25,6 +26,9 @@ def run(main: Callable[[list[str]], object], define_flags: Callable[[], None], k
     entry.watch_signals()  # Training, once it has begun, writes a checkpoint and has handlers of its own.
     prepare_tensorflow()
     known = set(FLAGS)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # Closed by who started this process.
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     # A file's name may hold what standard output cannot encode.
     sys.stdout.reconfigure(errors="backslashreplace")
     define_flags()
@@ -48,10 +52,12 @@ def refuse_arguments(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}; every setting is a --flag (--help lists them).")
 
 
-def require(*names: str) -> None:
+def require(*names: str, values: flags.FlagValues = FLAGS) -> None:
     """Makes flags required: neither left out nor empty."""
     for name in names:
-        flags.register_validator(name, lambda value: value not in (None, "", []), message="is required")
+        flags.register_validator(
+            name, lambda value: value not in (None, "", []), message="is required", flag_values=values
+        )
 
 
 def default_model(scale: float | None, sized: bool = False) -> str:
@@ -110,6 +116,10 @@ def _with_flagfiles(argv):
 def _parse_flags(argv, known_only):
     try:
         positional = FLAGS(_with_flagfiles(argv), known_only=known_only)
+        for name in FLAGS:
+            # Its limits let not-a-number pass, which is on neither side of any.
+            if isinstance(FLAGS[name].value, float) and not math.isfinite(FLAGS[name].value):
+                raise flags.Error(f"flag --{name}={FLAGS[name].value}: expected a finite number")
         if "preset_flags" in FLAGS and FLAGS.preset_flags:
             raise flags.Error("--preset_flags does not go into a flagfile; expected --flagfile=PATH there")
         return positional
@@ -131,6 +141,8 @@ def _guarded(main, argv):
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _end(f"{where}{error.strerror or error}")
+    except MemoryError as error:
+        _end(f"not enough memory. {error}")
     except KeyboardInterrupt:
         _end("interrupted", code=130)
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from absl import logging
@@ -54,6 +54,26 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
         raise UserError(
             f"{path} could not be written: {error.strerror or error}; what was there is unchanged."
         ) from error
+
+
+def write_together(contents: Sequence[tuple[str, bytes]]) -> None:
+    """Writes files that belong together: all of them are on the disk before one is renamed, the first one last.
+
+    Args:
+        contents: of (path, content), at least one.
+
+    Raises:
+        UserError: as `write_atomically`; every path is then as it was.
+    """
+    (path, content), *others = contents
+
+    def write(file):
+        file.write(content)
+        file.flush()
+        if others:
+            write_together(others)
+
+    write_atomically(path, write)
 
 
 def write_model(path: str, model: "keras.Model") -> None:

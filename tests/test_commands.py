@@ -20,6 +20,7 @@ from drcn_keras.commands import FLAGS
 def define_flags():
     commands.define_folders("data_dir", "folders")
     flags.DEFINE_integer("tile", None, "pixels")
+    flags.DEFINE_float("timeout", 1.0, "seconds", lower_bound=0.0)
     commands.require("data_dir")
 
 def main(argv):
@@ -28,6 +29,8 @@ def main(argv):
     kind, text = json.loads(sys.stdin.read())
     if kind == "fine":
         print(FLAGS.data_dir)
+    elif kind == "memory":
+        raise MemoryError(text)
     elif kind == "system":
         open(text)
     else:
@@ -56,6 +59,9 @@ def command(given, *arguments):
          "--tile=3 is odd, `scale` and `a b` are no flags here"),
         (("system", "/no/such"), (), 1, "/no/such: No such file or directory"),
         (("fine", ""), ("more",), 1, "unexpected argument 'more'; every setting is a --flag (--help lists them)."),
+        (("memory", "Unable to allocate 5 TiB"), (), 1, "not enough memory. Unable to allocate 5 TiB"),
+        (("fine", ""), ("--timeout=nan",), 2, "flag --timeout=nan: expected a finite number (--help lists every flag)"),
+        (("fine", ""), ("--timeout=inf",), 2, "flag --timeout=inf: expected a finite number (--help lists every flag)"),
         (("fine", ""), ("--data_dir=",), 2, "--data_dir is required (--help lists every flag)"),
         (("fine", ""), ("--tile=x",), 2,
          "flag --tile=x: invalid literal for int() with base 10: 'x' (--help lists every flag)"),
@@ -80,6 +86,12 @@ def test_what_is_right_ends_well():
     assert (done.returncode, done.stdout) == (0, "['a', 'b']\n")
     stopped = command(("Stopped", "stopped; goes on"), "--data_dir=a")
     assert (stopped.returncode, stopped.stderr) == (0, "stopped; goes on\n")
+
+
+def test_closed_streams_are_no_error():
+    words = [sys.executable, "-c", COMMAND, "--data_dir=a"]
+    done = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *words], input='["fine", ""]', text=True, env=ENVIRONMENT)
+    assert done.returncode == 0
 
 
 def test_an_argument_that_is_wrong_is_a_value_error_in_python():

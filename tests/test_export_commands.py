@@ -53,3 +53,14 @@ def test_what_is_wrong_is_told_as_a_flag(name, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith(f"drcn-export: error: {wrong.partition('=')[0]} must be ")
     assert done.stderr.count("\n") == 1
+    empty = command(name, "--model=mobile-x2", "--output=")
+    assert (empty.returncode, empty.stderr) == (
+        2,
+        "drcn-export: error: --output is required (--help lists every flag)\n",
+    )
+    # The memory of that size is not to be had.
+    huge = command(
+        name, "--model=mobile-x2", "--output=x", {"tflite": "--lr_width", "saved_model": "--tile"}[name], "9999"
+    )
+    assert huge.returncode == 2
+    assert "is not an integer in the range [1, 4096]" in huge.stderr

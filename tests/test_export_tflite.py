@@ -387,6 +387,7 @@ def test_refusals(monkeypatch, model_file, photos, tmp_path):
     for index in range(1, 5):
         Image.open(photos / "0.png").crop((0, 0, 40, 40)).save(few / f"{index}.png")
     assert "too few images of 64x64" in refused("--mode=int8", f"--representative_dir={few}")
+    assert "expected a folder of images" in refused("--data_dir=nowhere")
     (tmp_path / "drcn_x2_luma_float32.npz").write_bytes(b"mine")
     assert "`overwrite`" in refused("--mode=float32")
     assert (tmp_path / "drcn_x2_luma_float32.npz").read_bytes() == b"mine"
@@ -411,6 +412,12 @@ def test_calibration_that_does_not_cover_photographs_is_refused(monkeypatch, mod
     # Black and white stand in every calibration set: they must not count.
     assert "the representative images hold values from 0." in refused
     assert not (tmp_path / "out").exists()
+
+
+def test_images_of_one_colour_are_no_photographs():
+    own = np.linspace(0.0, 1.0, 256).reshape(1, 16, 16, 1)
+    with pytest.raises(UserError, match="are of one colour each; expected photographs"):
+        samples.refuse_narrow(np.stack([np.zeros((16, 16, 1)), np.ones((16, 16, 1))]), own)
 
 
 @pytest.mark.parametrize(("low", "high", "told"), [(0, 255, ""), (50, 220, "warning: "), (100, 160, None)])

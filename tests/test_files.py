@@ -106,3 +106,26 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
     with pytest.raises(UserError, match="no regular file"):
         write(tmp_path / "pipe")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_files_that_belong_together_are_replaced_together_or_not_at_all(tmp_path, monkeypatch):
+    paths = [str(tmp_path / name) for name in ("a.json", "a.tflite", "a.npz")]
+    files.write_together([(path, b"old") for path in paths])
+    order, replace = [], os.replace
+
+    def watched(source, target):
+        # By the first rename all are on the disk.
+        assert len(os.listdir(tmp_path)) == 2 * len(paths) - len(order)
+        order.append(os.path.basename(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    files.write_together([(path, b"new") for path in paths])
+    assert order == ["a.npz", "a.tflite", "a.json"]
+    monkeypatch.setattr(os, "replace", replace)
+    (tmp_path / "a.npz").unlink()
+    (tmp_path / "a.npz").mkdir()
+    with pytest.raises(UserError, match=r"a\.npz could not be written"):
+        files.write_together([(path, b"third") for path in paths])
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "a.tflite").read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "a.npz", "a.tflite"]

@@ -354,6 +354,8 @@ def test_the_command_upscales_a_folder_and_goes_on_where_it_stopped(server, tmp_
         (["--output=x.png"], "expected one image or one folder"),
         (["missing.png", "--output=x.jpg"], "--output must be a .png file"),
         (["missing.png", "--output=x.png", "--server=localhost:8501"], "--server must be http://"),
+        (["mine.png", "--output=./mine.png", "--overwrite"], "is an input; the result must not replace it"),
+        (["missing.png", "--output=x.png", "--timeout=nan"], "flag --timeout=nan: expected a finite number"),
     ],
 )
 def test_wrong_arguments(arguments, sentence, tmp_path):

@@ -24,6 +24,7 @@ from drcn_keras.errors import UserError
 from drcn_keras.export import flatbuffer, integer, names, quantize, tflite, tflite_files, tune
 from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.export.pipeline import Pipeline, to_tflite
+from drcn_keras.files import make_folder
 from drcn_keras.inputs import load_at
 from drcn_keras.layers import CenteredIdentity
 from drcn_keras.model import DRCN
@@ -168,11 +169,12 @@ def check_findings(found, method, settings, mode):
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
+    flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2")
     flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
-    flags.DEFINE_string("output", None, "folder that the files are written to", required=True)
-    flags.DEFINE_enum("method", None, METHODS, "what to fine-tune for", required=True)
-    flags.DEFINE_list("train_dir", None, "folders of training photographs", required=True)
+    flags.DEFINE_string("output", None, "folder that the files are written to")
+    flags.DEFINE_enum("method", None, METHODS, "what to fine-tune for")
+    flags.DEFINE_list("train_dir", None, "folders of training photographs")
+    commands.require("model", "output", "method", "train_dir")
     flags.DEFINE_list("mode", [], f"of {', '.join(names.MODES)}; default: int8 after qat, float32 and int8 else")
     flags.DEFINE_list("pipeline", ["luma"], "luma, rgb")
     flags.DEFINE_integer("steps", 1500, "of fine-tuning, for each stage of the method", lower_bound=1)
@@ -186,8 +188,12 @@ def define_flags():
     flags.DEFINE_integer("seed", 0, "of the patches' order", lower_bound=0)
     flags.DEFINE_float("sparsity", 0.5, "share of zeros that pruning reaches", lower_bound=0.0, upper_bound=0.99)
     flags.DEFINE_integer("clusters", 32, "different weights per kernel", lower_bound=2, upper_bound=256)
-    flags.DEFINE_integer("lr_height", 64, "pixels of the low-resolution image", lower_bound=1)
-    flags.DEFINE_integer("lr_width", 64, "pixels of the low-resolution image", lower_bound=1)
+    flags.DEFINE_integer(
+        "lr_height", 64, "pixels of the low-resolution image", lower_bound=1, upper_bound=tflite.LARGEST
+    )
+    flags.DEFINE_integer(
+        "lr_width", 64, "pixels of the low-resolution image", lower_bound=1, upper_bound=tflite.LARGEST
+    )
     flags.DEFINE_string("data_dir", "", "original photographs to measure the luma files on")
     flags.DEFINE_bool("overwrite", False, "replace files that exist")
 
@@ -221,6 +227,9 @@ def main(argv):
     )
     first = Exporter(model, source, options)
     tflite_files.refuse_existing(first, FLAGS.output, pipelines, modes, FLAGS.overwrite)
+    make_folder(FLAGS.output)  # What would fail at the end fails before the training.
+    if FLAGS.data_dir:
+        list_folders([FLAGS.data_dir])
     paths = list_folders(FLAGS.train_dir)
     tuned, network, ranges = compress(model, method, paths, first.representative, training, whole)
     exporter = Exporter(tuned, source, options, Compressed(network=network, ranges=ranges, baseline=model))

@@ -164,11 +164,12 @@ def markdown(rows):
 
 
 def define_flags():
-    flags.DEFINE_list("model", None, "DRCN .keras files, or presets such as mobile-x2; a table each", required=True)
+    flags.DEFINE_list("model", None, "DRCN .keras files, or presets such as mobile-x2; a table each")
     flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
     flags.DEFINE_string("output", "tflite_table", "folder; in it one for each model, with the files and results.json")
-    flags.DEFINE_list("train_dir", None, "folders of training photographs; calibration takes the first", required=True)
-    flags.DEFINE_list("data_dir", None, "folders to measure on; int16x8 on the first alone", required=True)
+    flags.DEFINE_list("train_dir", None, "folders of training photographs; calibration takes the first")
+    flags.DEFINE_list("data_dir", None, "folders to measure on; int16x8 on the first alone")
+    commands.require("model", "train_dir", "data_dir")
     flags.DEFINE_list("mode", list(MODES), "what to measure anew; other rows of --output are kept")
     flags.DEFINE_bool("times_only", False, "time the files of --output again and measure nothing else")
     flags.DEFINE_integer("qat_steps", 1000, "steps of quantisation-aware training", lower_bound=1)

@@ -124,7 +124,8 @@ def join(state, run):
 
 def define_flags():
     flags.DEFINE_list("train_dir", [], "pack: folders of training photographs, separated by commas")
-    flags.DEFINE_string("images", None, "file of the packed photographs", required=True)
+    flags.DEFINE_string("images", None, "file of the packed photographs")
+    commands.require("images")
     flags.DEFINE_string("state", "", "piece: folder with the parts of the run's state; none there: a new run")
     flags.DEFINE_string("output", "", "piece: folder for the parts of the new state")
     flags.DEFINE_float("minutes", 8.0, "piece: how long to train", lower_bound=0.0)

@@ -95,7 +95,10 @@ def refuse_narrow(images, own):
         images: representative patches, values in [0, 1].
         own: the package's own photographs, likewise.
     """
-    reach, wanted = (np.percentile(some[some.std(axis=(1, 2, 3)) > 0], (1, 99)) for some in (images, own))
+    varied = images[images.std(axis=(1, 2, 3)) > 0]
+    if not len(varied):
+        raise UserError("the representative images are of one colour each; expected photographs.")
+    reach, wanted = (np.percentile(some, (1, 99)) for some in (varied, own[own.std(axis=(1, 2, 3)) > 0]))
     covered = (min(reach[1], wanted[1]) - max(reach[0], wanted[0])) / (wanted[1] - wanted[0])
     told = (
         f"the representative images hold values from {reach[0]:.2f} to {reach[1]:.2f}, the photographs that the export "

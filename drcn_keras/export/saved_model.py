@@ -37,12 +37,15 @@ def main(argv):
 
 
 def define_flags():
-    flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
+    flags.DEFINE_string("model", None, "a DRCN .keras file, or a preset such as mobile-x2")
     flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
-    flags.DEFINE_string("output", None, "folder of the numbered versions that a server polls", required=True)
+    flags.DEFINE_string("output", None, "folder of the numbered versions that a server polls")
+    commands.require("model", "output")
     flags.DEFINE_integer("version", None, "version number; the next free one by default", lower_bound=1)
     flags.DEFINE_integer("max_pixels", 2**24, "most low-resolution pixels in one request", lower_bound=1)
-    flags.DEFINE_integer("tile", 512, "side in output pixels of the windows computed at once", lower_bound=1)
+    flags.DEFINE_integer(
+        "tile", 512, "side in output pixels of the windows computed at once", lower_bound=1, upper_bound=4096
+    )
     flags.DEFINE_list("warmup_sizes", "64x64,256x256", "HEIGHTxWIDTH of warm-up images, low-resolution pixels")
     define_precision("float32")
 

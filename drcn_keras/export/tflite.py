@@ -15,6 +15,8 @@ from drcn_keras.export import names
 from drcn_keras.inputs import load_at
 
 PRESETS_LICENSE = "MIT"
+# Pixels a side of a file's input: ten golden cases of that size, enlarged, are held at once.
+LARGEST = 4096
 
 
 def define_flags(values=FLAGS):
@@ -23,13 +25,14 @@ def define_flags(values=FLAGS):
     def define(kind, *arguments, **options):
         getattr(flags, f"DEFINE_{kind}")(*arguments, flag_values=values, **options)
 
-    define("string", "model", None, "a DRCN .keras file, or a preset such as mobile-x2", required=True)
+    define("string", "model", None, "a DRCN .keras file, or a preset such as mobile-x2")
     define("enum", "scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
-    define("string", "output", None, "folder that the files are written to", required=True)
+    define("string", "output", None, "folder that the files are written to")
+    commands.require("model", "output", values=values)
     define("list", "mode", ["float32"], f"comma-separated: {', '.join(names.MODES)}")
     define("list", "pipeline", ["luma"], "luma: ILR to SR; rgb: 8-bit LR to 8-bit SR, everything in the graph")
-    define("integer", "lr_height", 64, "pixels of the low-resolution image", lower_bound=1)
-    define("integer", "lr_width", 64, "pixels of the low-resolution image", lower_bound=1)
+    define("integer", "lr_height", 64, "pixels of the low-resolution image", lower_bound=1, upper_bound=LARGEST)
+    define("integer", "lr_width", 64, "pixels of the low-resolution image", lower_bound=1, upper_bound=LARGEST)
     define("bool", "dynamic_shape", False, "let the file take any size, for runtimes that resize")
     define("enum", "rgb_dtype", "uint8", ["uint8", "float32"], "ends of the rgb pipeline; browsers want float32")
     define("string", "representative_dir", "", "training photographs; int8, int8_full and int16x8 need them")

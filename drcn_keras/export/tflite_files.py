@@ -18,7 +18,7 @@ from drcn_keras.export import names, runner
 from drcn_keras.export.exporter import Exporter
 from drcn_keras.export.limits import required_psnr
 from drcn_keras.export.manifest import describe, seal
-from drcn_keras.files import write_atomically
+from drcn_keras.files import make_folder, write_together
 
 
 def export(
@@ -59,10 +59,18 @@ def export(
             file=sys.stderr,
         )
     refuse_existing(exporter, output, pipelines, modes, overwrite)
-    os.makedirs(output, exist_ok=True)
+    if data_dir and "luma" in pipelines:
+        exporter.test_set(data_dir)
+    make_folder(output)
     manifests = []
     for pipeline, mode in tqdm(jobs, desc="export", unit="file", disable=None):
-        manifests.append(_export_one(exporter, output, pipeline, mode, data_dir, inspect))
+        content, golden, manifest = _made(exporter, pipeline, mode, data_dir, inspect)
+        refuse_existing(exporter, output, [pipeline], [mode], overwrite)  # Another run may have been quicker.
+        path = os.path.join(output, exporter.stem(pipeline, mode))
+        text = json.dumps(manifest, indent=2) + "\n"
+        # The manifest last: where it stands, the other two are whole.
+        write_together([(f"{path}.json", text.encode()), (f"{path}.tflite", content), (f"{path}.npz", golden)])
+        manifests.append(manifest)
     return manifests
 
 
@@ -78,7 +86,8 @@ def refuse_existing(
                     raise UserError(f"{path} exists; `overwrite` replaces it.")
 
 
-def _export_one(exporter, output, pipeline, mode, data_dir, inspect):
+def _made(exporter, pipeline, mode, data_dir, inspect):
+    """The bytes of one .tflite file and of its golden vectors, and its manifest: proven, and not yet written."""
     stem = exporter.stem(pipeline, mode)
     content = exporter.content(pipeline, mode)
     golden = exporter.golden(pipeline, content)
@@ -97,15 +106,8 @@ def _export_one(exporter, output, pipeline, mode, data_dir, inspect):
     _prove(stem, content, packed.getvalue())
     if data_dir and pipeline == "luma":
         manifest["test"] = [exporter.test_set(data_dir).measure(content)]
-    path = os.path.join(output, stem)
-    write_atomically(f"{path}.npz", lambda file: file.write(packed.getvalue()))
-    write_atomically(f"{path}.tflite", lambda file: file.write(content))
-    # The manifest last: where it stands, the other two are whole.
-    manifest = seal(manifest)
-    text = json.dumps(manifest, indent=2) + "\n"
-    write_atomically(f"{path}.json", lambda file: file.write(text.encode()))
     logging.info("%s: %d bytes, %.2f dB against the float model", stem, len(content), manifest["psnr_vs_float"])
-    return manifest
+    return content, packed.getvalue(), seal(manifest)
 
 
 def _prove(stem, content, packed):
