@@ -66,10 +66,7 @@ def export(
     for pipeline, mode in tqdm(jobs, desc="export", unit="file", disable=None):
         content, golden, manifest = _made(exporter, pipeline, mode, data_dir, inspect)
         refuse_existing(exporter, output, [pipeline], [mode], overwrite)  # Another run may have been quicker.
-        path = os.path.join(output, exporter.stem(pipeline, mode))
-        text = json.dumps(manifest, indent=2) + "\n"
-        # The manifest last: where it stands, the other two are whole.
-        write_together([(f"{path}.json", text.encode()), (f"{path}.tflite", content), (f"{path}.npz", golden)])
+        _write(os.path.join(output, exporter.stem(pipeline, mode)), content, golden, manifest)
         manifests.append(manifest)
     return manifests
 
@@ -84,6 +81,12 @@ def refuse_existing(
                 path = os.path.join(output, exporter.stem(pipeline, mode) + suffix)
                 if os.path.exists(path) and not overwrite:
                     raise UserError(f"{path} exists; `overwrite` replaces it.")
+
+
+def _write(path, content, golden, manifest):
+    text = json.dumps(manifest, indent=2) + "\n"
+    # The manifest last: where it stands, the other two are whole.
+    write_together([(f"{path}.json", text.encode()), (f"{path}.tflite", content), (f"{path}.npz", golden)])
 
 
 def _made(exporter, pipeline, mode, data_dir, inspect):
