@@ -236,6 +236,16 @@ def test_versions_count_up_and_are_never_replaced(quick_export, tmp_path):
         quick_export(tmp_path, version=8)
 
 
+def test_fewer_pixels_than_the_export_tries_are_refused_before_it_begins(tmp_path):
+    # At x2 and --tile=64 the check's largest image has 69x35 = 2415 enlarged pixels, 604 of low resolution.
+    for sizes, least in ([(8, 8)], 604), ([(8, 8), (30, 40)], 1200):
+        with pytest.raises(UserError, match=f"`max_pixels` must be {least} or more.*received {least - 1}"):
+            servable.export(
+                small_model(recursions=1), str(tmp_path / "x"), max_pixels=least - 1, tile=64, warmup_sizes=sizes
+            )
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_saved_model_is_for_one_scale(tmp_path):
     with pytest.raises(ValueError, match="scale"):
         servable.export(small_model(scale=(2, 3)), str(tmp_path))

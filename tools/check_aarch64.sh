@@ -26,25 +26,35 @@ for command in debootstrap dpkg "$qemu" python3; do
 done
 
 if [ ! -e "$root/complete" ]; then
+    if [ -e "$root" ] && [ -n "$(ls -A "$root")" ]; then
+        echo "check_aarch64.sh: error: $root holds something else; expected no such folder, or an empty one" >&2
+        exit 2
+    fi
     echo "Unpacking an arm64 Python into $root ..." >&2
-    rm -rf "$root"
-    mkdir -p "$root/wheels"
+    # Beside its place and renamed when it is whole: an interrupted run leaves nothing.
+    building=$root.building.$$
+    trap 'rm -rf "$building"' EXIT
+    trap 'echo "check_aarch64.sh: error: interrupted" >&2; exit 130' INT TERM
+    mkdir -p "$building/wheels"
     debootstrap --foreign --arch=arm64 --variant=minbase \
         --include=python3-minimal,libpython3-stdlib,libstdc++6,libffi8,libexpat1,libgomp1 \
-        bookworm "$root/system" >"$root/debootstrap.log" || { tail -n 5 "$root/debootstrap.log" >&2; exit 2; }
+        bookworm "$building/system" >"$building/debootstrap.log" || { tail -n 5 "$building/debootstrap.log" >&2; exit 2; }
     # --foreign leaves the packages that are not essential packed.
-    for package in "$root"/system/var/cache/apt/archives/*.deb; do
-        dpkg -x "$package" "$root/system"
+    for package in "$building"/system/var/cache/apt/archives/*.deb; do
+        dpkg -x "$package" "$building/system"
     done
     python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.11 --implementation cp \
         --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_17_aarch64 \
-        --platform manylinux2014_aarch64 --dest "$root/wheels" "ai-edge-litert==$litert" "numpy>=2,<3"
-    for wheel in "$root"/wheels/*.whl; do
-        python3 -m zipfile -e "$wheel" "$root/packages"
+        --platform manylinux2014_aarch64 --dest "$building/wheels" "ai-edge-litert==$litert" "numpy>=2,<3"
+    for wheel in "$building"/wheels/*.whl; do
+        python3 -m zipfile -e "$wheel" "$building/packages"
     done
-    touch "$root/complete"
+    touch "$building/complete"
+    mv -T "$building" "$root"
+    trap - EXIT INT TERM
 fi
 
-python="$qemu -L $root/system $root/system/usr/bin/python3.11"
+python=("$qemu" -L "$root/system" "$root/system/usr/bin/python3.11")
+quoted="$qemu -L '$root/system' '$root/system/usr/bin/python3.11'"
 export PYTHONPATH="$root/packages" PYTHONDONTWRITEBYTECODE=1
-exec $python "$here/tflite/check.py" --python="$python" --runs=3 --warmup=0 --timeout=3600 "$@"
+exec "${python[@]}" "$here/tflite/check.py" --python="$quoted" --runs=3 --warmup=0 --timeout=3600 "$@"

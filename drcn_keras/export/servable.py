@@ -1,6 +1,7 @@
 """Writes a trained DRCN as a SavedModel for TensorFlow Serving: checked, warm, and complete or not there at all."""
 
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,16 @@ def export(
     source = load_at(source)
     if tile <= 2 * source.halo:
         raise UserError(f"`tile` must be more than {2 * source.halo}, twice the model's halo; received {tile}.")
+    checked = [(1, 1), (23, 41), (tile + 5, tile // 2 + 3)]
+    largest = max(
+        *(height * width for height, width in warmup_sizes),
+        *(math.ceil(height * width / source.scale**2) for height, width in checked),
+    )
+    if max_pixels < largest:
+        raise UserError(
+            f"`max_pixels` must be {largest} or more, for the export tries images of that size (`warmup_sizes` and "
+            f"`tile` say which); received {max_pixels}."
+        )
     make_folder(output)
     version = _next_version(output) if version is None else version
     final = os.path.join(output, str(version))
@@ -64,7 +75,7 @@ def export(
         tf.saved_model.save(upscaler, building, signatures=upscaler.signatures())
         warmup.write(building, warmup_requests(source, warmup_sizes))
         loaded = tf.saved_model.load(building, tags=["serve"])
-        check_equality(loaded, source, [(1, 1), (23, 41), (tile + 5, tile // 2 + 3)], TOLERANCE[precision])
+        check_equality(loaded, source, checked, TOLERANCE[precision])
         warmup.replay(loaded, building)
         _finish(building)
         os.rename(building, final)
