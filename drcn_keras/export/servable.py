@@ -56,15 +56,7 @@ def export(
     if tile <= 2 * source.halo:
         raise UserError(f"`tile` must be more than {2 * source.halo}, twice the model's halo; received {tile}.")
     checked = [(1, 1), (23, 41), (tile + 5, tile // 2 + 3)]
-    largest = max(
-        *(height * width for height, width in warmup_sizes),
-        *(math.ceil(height * width / source.scale**2) for height, width in checked),
-    )
-    if max_pixels < largest:
-        raise UserError(
-            f"`max_pixels` must be {largest} or more, for the export tries images of that size (`warmup_sizes` and "
-            f"`tile` say which); received {max_pixels}."
-        )
+    _refuse_few(max_pixels, [*warmup_sizes, *((y / source.scale, x / source.scale) for y, x in checked)])
     make_folder(output)
     version = _next_version(output) if version is None else version
     final = os.path.join(output, str(version))
@@ -81,6 +73,16 @@ def export(
         os.rename(building, final)
         sync(output)
     return final
+
+
+def _refuse_few(max_pixels, sizes):
+    """Raises UserError where a request may hold fewer pixels than an image of `sizes`, low-resolution, has."""
+    largest = math.ceil(max(height * width for height, width in sizes))
+    if max_pixels < largest:
+        raise UserError(
+            f"`max_pixels` must be {largest} or more, for the export tries images of that size (`warmup_sizes` and "
+            f"`tile` say which); received {max_pixels}."
+        )
 
 
 def _next_version(output):
