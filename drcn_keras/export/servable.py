@@ -53,10 +53,7 @@ def export(
     """
     precision, _ = chosen(precision)
     source = load_at(source)
-    if tile <= 2 * source.halo:
-        raise UserError(f"`tile` must be more than {2 * source.halo}, twice the model's halo; received {tile}.")
-    checked = [(1, 1), (23, 41), (tile + 5, tile // 2 + 3)]
-    _refuse_few(max_pixels, [*warmup_sizes, *((y / source.scale, x / source.scale) for y, x in checked)])
+    checked = _checked(source, max_pixels, tile, warmup_sizes)
     make_folder(output)
     version = _next_version(output) if version is None else version
     final = os.path.join(output, str(version))
@@ -75,14 +72,19 @@ def export(
     return final
 
 
-def _refuse_few(max_pixels, sizes):
-    """Raises UserError where a request may hold fewer pixels than an image of `sizes`, low-resolution, has."""
-    largest = math.ceil(max(height * width for height, width in sizes))
+def _checked(source, max_pixels, tile, warmup_sizes):
+    """The enlarged sizes at which the graph is compared. Raises UserError where a tile or a request is too small."""
+    if tile <= 2 * source.halo:
+        raise UserError(f"`tile` must be more than {2 * source.halo}, twice the model's halo; received {tile}.")
+    checked = [(1, 1), (23, 41), (tile + 5, tile // 2 + 3)]
+    lr = [(height / source.scale, width / source.scale) for height, width in checked]
+    largest = math.ceil(max(height * width for height, width in [*warmup_sizes, *lr]))
     if max_pixels < largest:
         raise UserError(
             f"`max_pixels` must be {largest} or more, for the export tries images of that size (`warmup_sizes` and "
             f"`tile` say which); received {max_pixels}."
         )
+    return checked
 
 
 def _next_version(output):
