@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from concurrent import futures
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 from absl import flags
@@ -54,22 +54,20 @@ def upscale(
     height, width = pixels.shape[:2]
     corners = [(top, left) for top in range(0, height, tile) for left in range(0, width, tile)]
     result = np.empty(0, pixels.dtype)
-    with futures.ThreadPoolExecutor(max_workers=connections) as pool:
-        waiting = {pool.submit(_upscaled, pixels, corner, send, tile, overlap): corner for corner in corners}
-        try:
-            for done in futures.as_completed(waiting):
-                top, left = waiting[done]
-                scale, inner = done.result()
-                if not result.size:
-                    result = np.empty((height * scale, width * scale, *pixels.shape[2:]), pixels.dtype)
-                if result.shape[0] != height * scale:
-                    raise UserError(f"the server answered x{result.shape[0] // height} and x{scale} for one image.")
-                result[top * scale : (top + tile) * scale, left * scale : (left + tile) * scale] = inner
-                if on_tile:
-                    on_tile()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+    def answered(corner):
+        return corner, *_upscaled(pixels, corner, send, tile, overlap)
+
+    # Leaving this pool waits for no answer: Ctrl-C must not last as long as a server that is stuck.
+    with ThreadPool(connections) as pool:
+        for (top, left), scale, inner in pool.imap_unordered(answered, corners):
+            if not result.size:
+                result = np.empty((height * scale, width * scale, *pixels.shape[2:]), pixels.dtype)
+            if result.shape[0] != height * scale:
+                raise UserError(f"the server answered x{result.shape[0] // height} and x{scale} for one image.")
+            result[top * scale : (top + tile) * scale, left * scale : (left + tile) * scale] = inner
+            if on_tile:
+                on_tile()
     return result
 
 

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -363,6 +364,27 @@ def test_wrong_arguments(arguments, sentence, tmp_path):
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1
     assert sentence in done.stderr
+
+
+def test_an_interrupted_client_waits_for_no_answer():
+    """It once lasted as long as a stuck server's time limits, times the retries."""
+    asked, release, answered = threading.Event(), threading.Event(), []
+
+    def stuck(contents):
+        asked.set()
+        release.wait(60)
+        answered.append(contents)
+        return contents
+
+    def interrupt():
+        asked.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        client.upscale(photograph(20, 30), stuck, tile=16, connections=2)
+    assert not answered
+    release.set()
 
 
 def test_two_images_of_one_name_get_results_apart(tmp_path):
