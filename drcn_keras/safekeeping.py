@@ -108,6 +108,7 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         begun, self._begun = self._begun, True
         if begun and self.workers.any(self.stopped_by):
+            self.workers.part()
             self.write()
             raise Stopped(
                 f"stopped by {self.stopped_by or 'another worker'}: checkpoint written to {self.folder}; "

@@ -64,6 +64,7 @@ def _run(settings, strategy, workers, folder):
         logging.info("resuming after step %d (epoch %d)", step, step // steps)
         missing = workers.is_chief and not os.path.isfile(folder.best)
         if _has_ended(stateful, step // steps):
+            workers.part()
             if missing:
                 raise UserError(f"this run has ended, and {folder.best} is missing; extend it by epochs or time_limit.")
             logging.info("this run has ended; epochs or time_limit extends it, fresh starts over")
@@ -76,6 +77,7 @@ def _run(settings, strategy, workers, folder):
     rules = _rules(settings, stateful, inputs, folder, workers)
     with saver.signals(), workers.watch_errors():
         _fit(model, inputs.stream, step, steps, settings.epochs, [*rules, saver], strategy, _verbosity(workers))
+    workers.part()
     return card.read(folder.best) if workers.is_chief else {}
 
 

@@ -103,6 +103,24 @@ def test_workers_with_different_flags_all_end_with_a_message(photographs, tmp_pa
         assert "train: error: the workers' flags or images differ" in output
 
 
+def test_a_worker_leaves_only_once_the_others_have_the_last_answer(monkeypatch):
+    """Under load the first to know of a difference was gone before the other knew, which then told of a lost worker."""
+    workers = distribute.Workers()
+    workers.alone = False
+    asked = []
+
+    def gone_after_two(values):
+        asked.append(values)
+        if len(asked) == 3:
+            raise UserError("a worker was lost")
+        return np.array([len(asked)], np.float64)
+
+    monkeypatch.setattr(workers, "_sum", gone_after_two)
+    with pytest.raises(UserError, match="the workers' flags differ"):
+        workers.require_same("seed 1", "flags")
+    assert len(asked) == 3
+
+
 def test_a_worker_that_waits_for_one_that_never_starts_ends_with_a_message(photographs, tmp_path):
     held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in held]
