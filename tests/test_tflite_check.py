@@ -183,6 +183,18 @@ def constant_of(shape, change_value):
     return plant
 
 
+def say_made_on(model, processor):
+    """Lets the manifest name another processor than this one, unless that is "here"."""
+    path = model.with_suffix(".json")
+    if processor != "here":
+        exports.sign(path, {**json.loads(path.read_text()), "made_on": processor})
+
+
+def failed_gates(report):
+    """What the one model's failed gates measured, by gate."""
+    return {gate["name"]: gate["measured"] for gate in report["models"][0]["gates"] if not gate["passed"]}
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -196,12 +208,10 @@ def constant_of(shape, change_value):
 @pytest.mark.parametrize("made_on", ["here", "riscv64 v"])
 def test_a_slightly_wrong_driver_is_caught(tmp_path, fault, made_on):
     model = planted(tmp_path, "int8", fault)
-    if made_on != "here":
-        path = model.with_suffix(".json")
-        exports.sign(path, {**json.loads(path.read_text()), "made_on": made_on})
+    say_made_on(model, made_on)
     done, report = report_of(tmp_path, model)
     assert done.returncode == 1, done.stdout
-    assert "golden" in {gate["name"] for gate in report["models"][0]["gates"] if not gate["passed"]}
+    assert "golden" in failed_gates(report)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +225,7 @@ def test_a_slightly_wrong_driver_is_caught(tmp_path, fault, made_on):
 )
 def test_elsewhere_the_limit_is_what_other_runtimes_reach(tmp_path, name, made_on, flag, limit):
     (model,) = exports.copy(tmp_path, name)
-    path = model.with_suffix(".json")
-    if made_on != "here":
-        exports.sign(path, {**json.loads(path.read_text()), "made_on": made_on})
+    say_made_on(model, made_on)
     _, report = report_of(tmp_path, model, flag)
     assert {gate["name"]: gate["limit"] for gate in report["models"][0]["gates"]}["golden"] == limit
 
@@ -272,8 +280,7 @@ def put_golden_of(other):
 def test_a_changed_model_is_caught_by_its_image(tmp_path, name, change, gate, message):
     done, report = report_of(tmp_path, planted(tmp_path, name, change))
     assert done.returncode == 1
-    failed = {item["name"]: item["measured"] for item in report["models"][0]["gates"] if not item["passed"]}
-    assert message in failed[gate]
+    assert message in failed_gates(report)[gate]
 
 
 @pytest.mark.parametrize(
@@ -291,8 +298,7 @@ def test_a_model_that_computes_something_else_is_caught(tmp_path, faulty, sound,
     exports.reseal(model)
     done, report = report_of(tmp_path, model)
     assert done.returncode == 1
-    failed = {item["name"]: item["measured"] for item in report["models"][0]["gates"] if not item["passed"]}
-    assert message in failed[gate]
+    assert message in failed_gates(report)[gate]
 
 
 def test_files_that_do_not_belong_together_are_caught(tmp_path):

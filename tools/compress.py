@@ -188,12 +188,7 @@ def define_flags():
     flags.DEFINE_integer("seed", 0, "of the patches' order", lower_bound=0)
     flags.DEFINE_float("sparsity", 0.5, "share of zeros that pruning reaches", lower_bound=0.0, upper_bound=0.99)
     flags.DEFINE_integer("clusters", 32, "different weights per kernel", lower_bound=2, upper_bound=256)
-    flags.DEFINE_integer(
-        "lr_height", 64, "pixels of the low-resolution image", lower_bound=1, upper_bound=tflite.LARGEST
-    )
-    flags.DEFINE_integer(
-        "lr_width", 64, "pixels of the low-resolution image", lower_bound=1, upper_bound=tflite.LARGEST
-    )
+    tflite.define_size()
     flags.DEFINE_string("data_dir", "", "original photographs to measure the luma files on")
     flags.DEFINE_bool("overwrite", False, "replace files that exist")
 

@@ -16,7 +16,20 @@ from drcn_keras.inputs import load_at
 
 PRESETS_LICENSE = "MIT"
 # Pixels a side of a file's input: ten golden cases of that size, enlarged, are held at once.
-LARGEST = 4096
+_LARGEST = 4096
+
+
+def define_size(values=FLAGS):
+    """--lr_height and --lr_width."""
+    for name in ("lr_height", "lr_width"):
+        flags.DEFINE_integer(
+            name,
+            64,
+            "pixels of the low-resolution image",
+            lower_bound=1,
+            upper_bound=_LARGEST,
+            flag_values=values,
+        )
 
 
 def define_flags(values=FLAGS):
@@ -31,8 +44,7 @@ def define_flags(values=FLAGS):
     commands.require("model", "output", values=values)
     define("list", "mode", ["float32"], f"comma-separated: {', '.join(names.MODES)}")
     define("list", "pipeline", ["luma"], "luma: ILR to SR; rgb: 8-bit LR to 8-bit SR, everything in the graph")
-    define("integer", "lr_height", 64, "pixels of the low-resolution image", lower_bound=1, upper_bound=LARGEST)
-    define("integer", "lr_width", 64, "pixels of the low-resolution image", lower_bound=1, upper_bound=LARGEST)
+    define_size(values)
     define("bool", "dynamic_shape", False, "let the file take any size, for runtimes that resize")
     define("enum", "rgb_dtype", "uint8", ["uint8", "float32"], "ends of the rgb pipeline; browsers want float32")
     define("string", "representative_dir", "", "training photographs; int8, int8_full and int16x8 need them")
