@@ -43,12 +43,13 @@ def inference_model(model, residual=False, split_identity=False, precision="floa
         split_identity: compute each recursion as relu(h + conv(h, W - I) + b). Trained recursive kernels stay
             near the identity they start from; without it their largest weight is some ten times smaller, and so
             are the steps of an 8-bit kernel.
-        precision: "float32" or "bfloat16", what the inner convolutions compute in; see `precision`.
+        precision: "float32" or "bfloat16", what the convolutions but the first compute in; see `precision`.
 
     Returns:
         A functional keras.Model: ilr float32 (batch, height, width, channels) -> sr (or residual) of the same shape,
-        equal to `model(ilr)` up to rounding. Its Conv2D layers have the names of the DRCN's; its ensemble layer has a
-        weight for each of `used_recursions(model)`.
+        float32, equal to `model(ilr)` up to rounding. Its Conv2D layers have the names of the DRCN's; its ensemble
+        layer has a weight for each of `used_recursions(model)`. In bfloat16 those weights are in the kernels instead:
+        it has no ensemble layer, and for each d in use a `reconstruction_1_d`.
     """
     used = used_recursions(model)
     weights = ops.convert_to_numpy(model.ensemble_weights)[np.array(used) - 1]
@@ -58,6 +59,7 @@ def inference_model(model, residual=False, split_identity=False, precision="floa
     if split_identity:
         inference.activation = keras.activations.linear
     weighting = RecursionWeighting(name="ensemble", dtype="float32")
+    in_kernels = precision == "bfloat16"
 
     ilr = keras.Input((None, None, model.channels), name="ilr")
     features = ilr
@@ -67,12 +69,15 @@ def inference_model(model, residual=False, split_identity=False, precision="floa
     for recursion in range(1, used[-1] + 1):
         features = ops.relu(features + inference(features)) if split_identity else inference(features)
         if recursion in used:
-            residuals.append(reconstruct(features))
-    outputs = project(weighting(residuals))
+            weight = weights[len(residuals)]
+            layer = _weighted(reconstruct, weight, f"{reconstruct.name}_{recursion}") if in_kernels else reconstruct
+            residuals.append(layer(features))
+    outputs = ops.cast(project(_signed_sum(residuals, weights) if in_kernels else weighting(residuals)), "float32")
     if not residual:
         outputs = outputs + total * ilr
 
-    weighting.set_weights([weights])
+    if not in_kernels:
+        weighting.set_weights([weights])
     kernel, bias = project.get_weights()
     project.set_weights([kernel, total * bias])
     if split_identity:
@@ -100,7 +105,7 @@ def recursions_model(model, precision="float32"):
     reconstructions = []
     for _ in range(model.recursions):
         features = inference(features)
-        reconstructions.append(project(reconstruct(features)) + ilr)
+        reconstructions.append(ops.cast(project(reconstruct(features)), "float32") + ilr)
     return keras.Model(ilr, ops.stack(reconstructions, axis=1), name="drcn_recursions")
 
 
@@ -115,9 +120,32 @@ def _convolutions(model, precision):
         layer.set_weights(source.get_weights())
         return layer
 
-    # What touches the image itself stays in float32: 63 instead of 81 dB without.
-    first, last = copy("embedding_1", "float32"), copy("reconstruction_2", "float32")
-    return [first, copy("embedding_2", inner)], copy("inference", inner), copy("reconstruction_1", inner), last
+    # What takes the image itself stays in float32: 63 instead of 82 dB without. The last convolution gives a residual,
+    # some hundredths: its rounding is not to be seen.
+    first = copy("embedding_1", "float32")
+    embedding_2, inference, reconstruction_1, last = (
+        copy(name, inner) for name in ("embedding_2", "inference", "reconstruction_1", "reconstruction_2")
+    )
+    return [first, embedding_2], inference, reconstruction_1, last
+
+
+def _weighted(layer, weight, name):
+    """A convolution before a ReLU that gives |weight| times what `layer` gives."""
+    scaled = keras.layers.Conv2D.from_config({**layer.get_config(), "name": name})
+    scaled.build((None, None, None, layer.kernel.shape[2]))
+    scaled.set_weights([abs(weight) * array for array in layer.get_weights()])
+    return scaled
+
+
+def _signed_sum(features, weights):
+    """The sum of maps, each with its weight's sign: where the weights are in the kernels, this is the ensemble.
+
+    To multiply and add maps takes longer than a convolution where AMX does the convolutions.
+    """
+    total = features[0] if weights[0] >= 0 else -features[0]
+    for each, weight in zip(features[1:], weights[1:], strict=True):
+        total = total + each if weight >= 0 else total - each
+    return total
 
 
 def enlarge(lr, scale):

@@ -39,8 +39,8 @@ class DRCN(DistributedModel):
         scale: 2, 3 or 4, or several of them, ascending, such as (2, 3, 4): the enlargements that the weights are
             trained for. The graph does not depend on it: one network may serve them all, as VDSR's does.
         beta: weight decay >= 0, the factor of |theta|^2 in the loss. The paper's is 1e-4.
-        dtype: Keras's policy for the inner convolutions, "float32" or "mixed_bfloat16"; None: Keras's own default. The
-            first and the last convolution, the skip and the ensemble compute in float32 in any case.
+        dtype: Keras's policy for the convolutions, "float32" or "mixed_bfloat16"; None: Keras's own default. The first
+            one, the skip and the ensemble compute in float32 in any case.
 
     Call arguments:
         inputs: float32 (batch, height, width, channels) in [0, 1], the ILR.
@@ -80,7 +80,7 @@ class DRCN(DistributedModel):
         # No ReLU on the last convolution: a residual must be free to be negative.
         reconstruction = [
             _convolution("reconstruction_1", filters, policy),
-            _convolution("reconstruction_2", channels, activation=None),
+            _convolution("reconstruction_2", channels, policy, activation=None),
         ]
         skip = keras.layers.Add(name="skip", dtype="float32")
         weighting = RecursionWeighting(name="ensemble", dtype="float32")
@@ -136,7 +136,7 @@ class DRCN(DistributedModel):
         return self if self.scale == scale else self._copy(scale=scale)
 
     def computing_in(self, dtype: str) -> "DRCN":
-        """This network with its inner convolutions in `dtype`: itself if they are, else a copy with equal weights."""
+        """This network with all convolutions but the first in `dtype`: itself, or a copy with equal weights."""
         return self if self._inner_policy == dtype else self._copy(dtype=dtype)
 
     def _copy(self, **changes):

@@ -1,8 +1,8 @@
-"""float32 or bfloat16 for the inner convolutions, where nearly all the work is.
+"""float32 or bfloat16 for all convolutions but the first.
 
 bfloat16 has float32's range and 8 bits of mantissa. A processor or GPU that multiplies it natively does so two to
-sixteen times as fast; one that does not emulates it, slowly. The first and the last convolution, the ensemble and the
-skip stay in float32, so that an image of a trained network is some 80 dB from float32's.
+sixteen times as fast; one that does not emulates it, slowly. What takes the image itself, the first convolution and the
+skip, stays in float32, so that an image of a trained network is some 80 dB from float32's.
 
 What bfloat16 gives differs in the last levels from machine to machine, as their sums have other orders.
 """
@@ -67,8 +67,8 @@ def define_precision(default: str) -> None:
         "precision",
         default,
         PRECISIONS,
-        "what the inner convolutions compute in; auto: bfloat16 where this machine multiplies it natively and is "
-        "measured to be faster in it, else float32",
+        "what all convolutions but the first compute in; auto: bfloat16 where this machine multiplies it natively and "
+        "is measured to be faster in it, else float32",
     )
 
 

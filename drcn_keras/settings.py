@@ -109,8 +109,8 @@ class Settings:
     seed: int = _setting(0, "of weights, order, flips and rotations", low=0, high=2**32 - 1)
     precision: str = _setting(
         "float32",
-        "what the inner convolutions compute in; auto: bfloat16 where this machine multiplies it natively and is "
-        "measured to be faster in it, else float32. A run goes on in the one that it began with",
+        "what all convolutions but the first compute in; auto: bfloat16 where this machine multiplies it natively and "
+        "is measured to be faster in it, else float32. A run goes on in the one that it began with",
         choices=("auto", "float32", "bfloat16"),
     )
     xla: bool = _setting(False, "compile the step with XLA (TensorFlow; JAX always does)", resumable=True)

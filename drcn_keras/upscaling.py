@@ -65,8 +65,8 @@ def upscale(
         width, height: pixels of the result, instead of `scale`; one of them keeps the proportions.
         self_ensemble: average over the eight flips and turns of the image: a little better, eight times the time.
         precision: "float32", the same image on every machine but for single levels that its library rounds otherwise;
-            "bfloat16", the inner convolutions in it, some 80 dB from that; or "auto", bfloat16 where this machine is
-            faster in it, float32 elsewhere.
+            "bfloat16", all convolutions but the first in it, some 80 dB from that; or "auto", bfloat16 where this
+            machine is faster in it, float32 elsewhere.
 
     Returns:
         For an array, an array of its dtype, enlarged; otherwise a PIL image: upright, RGB for a palette or CMYK, 16-bit

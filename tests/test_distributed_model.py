@@ -393,7 +393,7 @@ def test_frozen_layers_and_dtype_survive_the_file(pairs, tmp_path):
         assert [layer.name for layer in again.layers if not layer.trainable] == ["inference", "ensemble"]
         assert len(again.trainable_weights) == 8
         policies = {layer.name: layer.dtype_policy.name for layer in again.layers}
-        inner = {"embedding_2", "inference", "reconstruction_1"}
+        inner = {"embedding_2", "inference", "reconstruction_1", "reconstruction_2"}
         assert {name for name, policy in policies.items() if policy == "mixed_bfloat16"} == inner
     model.trainable = False
     assert not DRCN.from_config(model.get_config()).trainable_weights

@@ -42,8 +42,8 @@ def export(
         max_pixels: most low-resolution pixels that one request may hold, >= 1.
         tile: side in output pixels of the windows that the server computes at once, more than twice the model's halo.
         warmup_sizes: (height, width) of the low-resolution images of the warm-up requests.
-        precision: "float32" or "bfloat16", of the inner convolutions, whatever machine serves them; "auto": what is
-            faster on this one.
+        precision: "float32" or "bfloat16", of all convolutions but the first, whatever machine serves them; "auto":
+            what is faster on this one.
 
     Returns:
         The folder's path.

@@ -20,7 +20,7 @@ class Upscaler(tf.Module):
         model: `DRCN`.
         max_pixels: most pixels of low-resolution images in one request; scale^2 times as many for `serving_default`.
         tile: side in pixels, of the output, of the squares that are computed at once; more than twice the halo.
-        precision: "float32" or "bfloat16", of the inner convolutions.
+        precision: "float32" or "bfloat16", of all convolutions but the first.
     """
 
     def __init__(self, model, max_pixels, tile, precision="float32"):
