@@ -15,7 +15,7 @@ from drcn_keras.errors import UserError
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
 
-from drcn_keras.export import flatbuffer, integer, runner, tflite_files
+from drcn_keras.export import flatbuffer, integer, names, pipeline, quantize, runner, tflite_files
 from drcn_keras.export.exporter import Exporter, Options
 
 pytestmark = [
@@ -40,12 +40,18 @@ def made():
     return model, exporter, exporter.content("luma", "int8_full")
 
 
+def network_file(made, height, width):
+    """The luma file of `made` for ILR of another size: it cannot be resized."""
+    return made[1].of_size("int8_full")(height, width)
+
+
 def test_every_operator_and_both_ends_are_int8(made):
     content = made[2]
     types = flatbuffer.tensor_types(content)
     assert {kind for _, _, kind, _ in types} == {"int8"}
-    # Two embeddings, three recursions, two reconstructions in use, one last convolution.
-    assert flatbuffer.operators(content) == {"ADD": 3, "CONCATENATION": 1, "CONV_2D": 8}
+    # Two embeddings, three recursions, two reconstructions in use, one last convolution; one a row of 2 x 2 pixels.
+    assert flatbuffer.operators(content).keys() == {"ADD", "CONCATENATION", "CONV_2D", "RESHAPE", "STRIDED_SLICE"}
+    assert flatbuffer.operators(content)["CONV_2D"] == 8 + 2
     run = runner.Runner(content)
     given, taken = run.interpreter.get_input_details()[0], run.interpreter.get_output_details()[0]
     assert list(given["shape"]) == [1, 32, 40, 1]
@@ -55,39 +61,69 @@ def test_every_operator_and_both_ends_are_int8(made):
 
 
 def test_it_computes_the_float_network(made):
-    model, _, content = made
+    model = made[0]
     images = patches(4, 48)[1:]
     expected = np.asarray(inference.inference_model(model)(images))
-    run = runner.Runner(content)
+    run = runner.Runner(network_file(made, 48, 48))
     received = np.stack([run.real(ilr) for ilr in images])
     # Both ends rounded to 8 bit and nothing else would be 55.8 dB.
-    assert 10 * np.log10(1 / np.mean(np.square(received - expected))) > 50.0
+    assert 10 * np.log10(1 / np.mean(np.square(received - expected))) > 55.0
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_most_of_what_rounding_takes_from_the_ilr_is_given_back(scale):
+    model = small_drcn(1, 2, 1, scale, kept=0.5, spread=0.05)
+    exporter = Exporter(model, "model.keras", Options(lr_height=30, lr_width=30, representative_dir="given"))
+    exporter.__dict__["representative"] = patches(6, 60, scale)
+    network, top = exporter._integer, 235 / 255
+    content = network.file(network.last, 15 * scale, 12 * scale)
+    name = names.tensor(integer.GATHER, flatbuffer.operators(content)["CONCATENATION"])
+    ilr = patches(7, 60, scale)[6:, : 15 * scale, : 12 * scale]
+    (values,) = quantize.int8_values(content, ilr, name)
+    told = (values[..., -1] - top / 2) * 2 / 255
+    taken = ilr[0, ..., 0] - np.round(ilr[0, ..., 0] * 255 / top) * top / 255
+    # Below and on the right the patch was cut out of a larger ILR.
+    left, taken = (np.square(each)[: -2 * scale, : -2 * scale] for each in (taken - told, taken))
+    assert np.mean(left) < 0.5 * np.mean(taken)
+    # Above and on the left it goes on mirrored, as the file takes it to.
+    assert np.mean(left[:2]) < 0.7 * np.mean(taken[:2])
+    assert np.mean(left[:, :2]) < 0.7 * np.mean(taken[:, :2])
+
+
+@pytest.mark.parametrize(("scale", "halo"), [(2, 8), (3, 9), (4, 8)])
+def test_tiles_begin_at_multiples_of_the_scale(scale, halo):
+    class Model:
+        halo, scales = 7, (scale,)
+
+    assert pipeline.ilr_halo(Model, "int8_full") == halo
+    assert pipeline.ilr_halo(Model, "int8") == 7
 
 
 def test_the_border_is_as_close_as_the_centre(made):
-    # The last convolution meets zeros there. Fitted to the inside alone this network's border is 1.7 dB behind, that of
-    # mobile-x4 43 levels off, which no score sees that leaves the border out.
-    model, _, content = made
+    # The last convolution meets zeros there. Fitted to the inside alone the border of mobile-x4 was 43 levels off, and
+    # no score saw it: it leaves the border out.
+    model = made[0]
     images = np.concatenate([patches(3, 48), np.full((1, 48, 48, 1), 235 / 255, np.float32)])
     expected = np.asarray(inference.inference_model(model)(images))
-    run = runner.Runner(content)
+    run = runner.Runner(network_file(made, 48, 48))
     error = np.abs(np.stack([run.real(ilr) for ilr in images]) - expected)
     ring = np.ones((48, 48), bool)
     ring[1:-1, 1:-1] = False
     inside, border = (10 * np.log10(1 / np.mean(np.square(error[:, mask]))) for mask in (~ring, ring))
-    assert border > inside - 1.0
+    assert border > inside - 2.0
+    assert border > 55.0
 
 
 @pytest.mark.parametrize("gain", [1.0, 1.25])
 def test_without_features_the_image_passes_through(made, gain):
     network = made[1]._integer
-    skip = np.zeros((3, 3, network.features + 1, 1))
-    skip[1, 1, -1] = gain
+    skip = np.zeros((3, 3, network.features + 2, 1))
+    skip[1, 1, -2] = gain
     last = integer.rounded(skip, np.zeros(1), np.eye(skip[..., 0].size), network.members)
     run = runner.Runner(network.file(last, 16, 16))
     steps = np.arange(-128, 128, dtype=np.int8).reshape(16, 16, 1)
     # 256 steps of 235/255 on the grid of 1/255: each rounded once.
-    whole = last.kernel[1, 1, -1, 0] * last.step
+    whole = last.kernel[1, 1, -2, 0] * last.step
     assert whole == pytest.approx(gain, abs=1e-3)
     expected = np.minimum((steps.astype(np.float64) + 128) * whole * 235 / 255, 255)
     np.testing.assert_allclose(run(steps) + 128.0, expected, atol=0.501)
@@ -97,10 +133,10 @@ def test_copies_carry_the_weight_on_the_image_and_one_is_127_steps(made):
     network = made[1]._integer
     kernel = network.last.dealt() / network.last.step
     np.testing.assert_allclose(kernel, np.round(kernel), atol=1e-3)
-    copies = kernel[:, :, network.features :].sum(axis=2)
-    np.testing.assert_allclose(copies, network.last.kernel[:, :, -1], atol=1e-2)
+    copies = kernel[:, :, network.features : -1].sum(axis=2)
+    np.testing.assert_allclose(copies, network.last.kernel[:, :, -2], atol=1e-2)
     assert np.abs(kernel).max() == pytest.approx(127, abs=1e-3)
-    assert kernel.shape == (3, 3, 2 * 4 + integer.COPIES, 1)
+    assert kernel.shape == (3, 3, 2 * 4 + integer.COPIES + 1, 1)
 
 
 def test_the_checker_passes_the_file_that_was_written(made, tmp_path):
@@ -109,6 +145,7 @@ def test_the_checker_passes_the_file_that_was_written(made, tmp_path):
     exporter = Exporter(model, str(tmp_path / "model.keras"), made[1].options)
     exporter.__dict__.update(representative=made[1].representative, _integer=made[1]._integer)
     (manifest,) = tflite_files.export(exporter, str(tmp_path), ["luma"], ["int8_full"])
+    assert (model.halo, manifest["halo"]) == (7, 8)
     path = tmp_path / manifest["model"]["file"]
     command = [sys.executable, ROOT / "tflite" / "check.py", "--runs=1", "--warmup=0", "--threads=2", path]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -151,3 +188,14 @@ def test_vela_finds_no_operator_for_the_cpu(made, tmp_path):
         found[mode] = vela_operators(path)["CPU"]
     assert found["int8"] > 0
     assert found["int8_full"] == 0
+
+
+def test_vela_takes_a_file_for_x4_without_taking_it_apart(tmp_path):
+    model = small_drcn(1, 2, 1, 4, kept=0.5, spread=0.05)
+    exporter = Exporter(model, "model.keras", Options(lr_height=20, lr_width=20, representative_dir="given"))
+    exporter.__dict__["representative"] = patches(4, 60, 4)
+    (tmp_path / "x4.tflite").write_bytes(exporter.content("luma", "int8_full"))
+    found = vela_operators(tmp_path / "x4.tflite")
+    # It makes thousands of operators of convolutions with stride 4.
+    assert found["CPU"] == 0
+    assert found["NPU"] < 100

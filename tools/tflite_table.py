@@ -66,37 +66,42 @@ def measure(exporter, modes, output, train_dirs, data_dir, training):
     if "float32" not in (*rows, *modes):
         raise UserError(f"{output} has no row for float32, which the others are compared with; expected it in --mode.")
     for mode in modes:
-        if mode.endswith(_AWARE):
-            manifest = _quantization_aware(exporter, mode.removesuffix(_AWARE), output, train_dirs, training)
-        else:
-            (manifest,) = tflite_files.export(exporter, output, ["luma"], [mode], overwrite=True)
+        plain, maker = mode.removesuffix(_AWARE), exporter
+        if plain != mode:
+            maker = _quantization_aware(exporter, plain, train_dirs, training)
+        (manifest,) = tflite_files.export(maker, output, ["luma"], [plain], overwrite=True)
         row = {name: manifest[name] for name in ("integer_operators", "source")}
         row |= {"mode": mode, "file": manifest["model"]["file"], "bytes": manifest["model"]["bytes"]}
         with open(os.path.join(output, row["file"]), "rb") as file:
             content = file.read()
-        folders = data_dir[:1] if mode in SLOW else data_dir
-        row["tests"] = [exporter.test_set(folder).measure(content) for folder in folders]
+        folders, of_size = data_dir[:1] if mode in SLOW else data_dir, maker.of_size(plain)
+        row["tests"] = [exporter.test_set(folder).measure(content, of_size) for folder in folders]
+        row["files"] = {str(SIDES[0]): row["file"], str(SIDES[1]): row["file"]}
+        if of_size:
+            row["files"][str(SIDES[1])] = row["file"].replace(".tflite", f"_{SIDES[1]}.tflite")
+            content = of_size(*[exporter.model.scale * SIDES[1]] * 2)
+            path = os.path.join(output, row["files"][str(SIDES[1])])
+            write_atomically(path, lambda file, content=content: file.write(content))
         rows[mode] = row
         _save(output, rows)
     return {mode: rows[mode] for mode in MODES if mode in rows}
 
 
-def _quantization_aware(exporter, mode, output, train_dirs, training):
+def _quantization_aware(exporter, mode, train_dirs, training):
+    """The `Exporter` of a model that was trained for a mode."""
     model, paths = exporter.model, list_folders(train_dirs)
     whole = mode == "int8_full"
     tuned, network, ranges = compress.compress(model, "qat", paths, exporter.representative, training, whole)
     trained = Compressed(network=network, ranges=ranges, baseline=model)
     options = dataclasses.replace(exporter.options, label="qat")
-    aware = Exporter(tuned, exporter.source, options, trained)
-    (manifest,) = tflite_files.export(aware, output, ["luma"], [mode], overwrite=True)
-    return manifest
+    return Exporter(tuned, exporter.source, options, trained)
 
 
 def add_times(rows, output, scale):
     """Times the files of `rows`, as `measure` returns them, and adds "latency" to each."""
     for side in SIDES:
         timed = [row for row in rows.values() if side == SIDES[0] or row["mode"] not in SLOW]
-        paths = [os.path.join(output, row["file"]) for row in timed]
+        paths = [os.path.join(output, row["files"][str(side)]) for row in timed]
         for row, times in zip(timed, _latencies(paths, scale * side), strict=True):
             row.setdefault("latency", {})[str(side)] = times
     _save(output, rows)

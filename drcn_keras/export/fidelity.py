@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,17 +44,21 @@ class TestSet:
             for pair in tqdm(self.pairs, desc=self.name, unit="image", leave=False, disable=None)
         ]
 
-    def measure(self, content: bytes) -> dict[str, Any]:
+    def measure(self, content: bytes, of_size: Callable[[int, int], bytes] | None = None) -> dict[str, Any]:
         """A luma file by the field's protocol, next to the float model.
+
+        Args:
+            content: of the file.
+            of_size: where it cannot be resized, what makes it for ILR of (height, width).
 
         Returns:
             dict for the manifest: dataset, scale, and in dB psnr, float_psnr, drop, fidelity.
         """
+        sizes = [pair.ilr.shape[:2] for pair in self.pairs]
+        made = {size: of_size(*size) if of_size else content for size in dict.fromkeys(sizes)}
         # One image a thread: not every kernel shares its work among threads.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            rows = list(
-                pool.map(lambda pair, expected: self._compare(content, pair, expected), self.pairs, self.expected)
-            )
+            rows = list(pool.map(self._compare, map(made.get, sizes), self.pairs, self.expected))
         psnr, float_psnr, close = np.mean(rows, axis=0)
         return {
             "dataset": self.name,

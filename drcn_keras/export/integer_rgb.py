@@ -1,8 +1,6 @@
 """The rgb file of integers from end to end: 8-bit LR in, 8-bit SR out, enlargement and colour inside.
 
-- Enlargement is a convolution for each row of the s x s pixels that one becomes. What it gives for a row lies side by
-  side in memory as it does in the image, so RESHAPE and CONCATENATION put all in their places: every NPU takes these
-  two, not every one DEPTH_TO_SPACE.
+- Enlargement is `integer.interleaved`, a convolution for each row of the s x s pixels that one becomes.
 - The ILR is not rounded to 256 levels. It is made LEVELS times, each a fraction of a step brighter than the last, and
   rounded then: sum_k floor(x + k/n) = floor(n * x), so that the sum of n has n times as many levels (Hermite). What
   rounding the ILR costs, most of what a luma file loses, is not lost here.
@@ -90,18 +88,6 @@ class RgbNetwork(integer.Body):
         beyond = np.repeat([-OVER, 0.0], _COLOURS)
         return (network, brighter), (colours, np.concatenate([np.tile(shifts, _COLOURS), beyond]))
 
-    def _enlarged(self, given, kernel, bias, height, width):
-        """Keras tensor (1, height, width, copies of RGB) -> (1, scale * height, scale * width, channels)."""
-        rows = []
-        for row in range(self.scale):
-            phases = kernel[:, :, :, row * self.scale : (row + 1) * self.scale]
-            layer = keras.layers.Conv2D(phases.shape[3] * phases.shape[4], 5)
-            pixels = layer(given)
-            layer.set_weights([phases.reshape(*phases.shape[:3], -1) / _WHITE, np.tile(bias, self.scale)])
-            rows.append(ops.reshape(pixels, (1, height, 1, -1)))
-        side_by_side = ops.concatenate(rows, axis=2)
-        return ops.reshape(side_by_side, (1, self.scale * height, self.scale * width, len(bias)))
-
     def _fitted(self, images, enlarged, target):
         kernel = self.kernel @ self.to_colours
         skip = np.zeros((3, 3, 3 * _COLOURS, _COLOURS))
@@ -125,7 +111,9 @@ class RgbNetwork(integer.Body):
         """Bytes of the file for LR images of this size, with this last convolution."""
         lr = keras.Input(batch_shape=(1, height, width, _COLOURS), name="lr")
         given = ops.concatenate([inference.mirrored(lr)] * _GIVEN, axis=-1)
-        ilr, colours = (self._enlarged(given, weights, bias, height, width) for weights, bias in self._planes)
+        ilr, colours = (
+            integer.interleaved(given, kernel / _WHITE, bias, height, width) for kernel, bias in self._planes
+        )
         kernel, bias = self._first
         embedding = keras.layers.Conv2D(len(bias), 3, padding="same", activation="relu", name=names.EMBEDDING_1)
         features = self.reconstructions(embedding(ilr))

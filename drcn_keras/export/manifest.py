@@ -11,7 +11,7 @@ import numpy as np
 import drcn_keras
 from drcn_keras.export import fidelity, flatbuffer, runner
 from drcn_keras.export.limits import limits_of
-from drcn_keras.export.pipeline import lr_halo
+from drcn_keras.export.pipeline import ilr_halo, lr_halo
 
 # Beginnings of the names of processor features that change how LiteRT adds up.
 KERNEL_FEATURES = ("avx", "fma", "f16c", "amx", "asimd", "sve", "i8mm", "bf16", "fphp")
@@ -42,7 +42,7 @@ def describe(exporter, pipeline, mode, content, packed, golden):
         "filters": model.filters,
         "recursions": model.recursions,
         "channels": model.channels,
-        "halo": model.halo,
+        "halo": ilr_halo(model, mode),
         "lr_halo": lr_halo(model),
         **boundaries,
         "limits": limits_of(mode, boundaries["output"]["dtype"], pipeline),

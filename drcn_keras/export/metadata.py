@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 import drcn_keras
 from drcn_keras.export import flatbuffer
-from drcn_keras.export.pipeline import Pipeline
+from drcn_keras.export.pipeline import Pipeline, ilr_halo
 from drcn_keras.model import DRCN
 
 NAME = b"drcn_keras"
@@ -33,7 +33,7 @@ def describe(model: DRCN, pipeline: Pipeline, mode: str, license_name: str) -> d
         "scale": model.scale,
         "channels": pipeline.input_channels,
         "value_range": [0.0, 1.0] if pipeline.kind == "luma" else [0, 255],
-        "halo": pipeline.halo,
+        "halo": ilr_halo(model, mode) if pipeline.kind == "luma" else pipeline.halo,
         "filters": model.filters,
         "recursions": model.recursions,
         "license": license_name,

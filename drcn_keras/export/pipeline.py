@@ -11,6 +11,15 @@ from drcn_keras.export import flatbuffer
 from drcn_keras.model import DRCN
 
 
+def ilr_halo(model: DRCN, mode: str) -> int:
+    """Pixels of the ILR around an output pixel that tiles of a luma file in this mode share.
+
+    In int8_full a multiple of the scale: such files tell the scale^2 places of bicubic enlargement apart, and a tile
+    has to begin where a pixel of the LR does.
+    """
+    return model.scales[0] * -(-model.halo // model.scales[0]) if mode == "int8_full" else model.halo
+
+
 def lr_halo(model: DRCN) -> int:
     """Low-resolution pixels around an output pixel that it depends on, the bicubic's two included."""
     return -(-model.halo // model.scales[0]) + 2

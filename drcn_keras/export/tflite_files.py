@@ -108,7 +108,7 @@ def _made(exporter, pipeline, mode, data_dir, inspect):
         )
     _prove(stem, content, packed.getvalue())
     if data_dir and pipeline == "luma":
-        manifest["test"] = [exporter.test_set(data_dir).measure(content)]
+        manifest["test"] = [exporter.test_set(data_dir).measure(content, exporter.of_size(mode))]
     logging.info("%s: %d bytes, %.2f dB against the float model", stem, len(content), manifest["psnr_vs_float"])
     return content, packed.getvalue(), seal(manifest)
 
