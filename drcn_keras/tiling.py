@@ -18,6 +18,8 @@ from drcn_keras.transparency import extend_colors, reach
 # What the feature maps of one tile may take. Larger tiles waste less on their halo, 512 pixels are enough for that.
 _TILE_BYTES = 2 * 2**30
 _LARGEST_TILE = 512
+# oneDNN's bfloat16 convolutions for AMX take up to five times as long where a row of pixels does not divide well.
+_ROW_UNIT = 16
 _NETWORKS = weakref.WeakKeyDictionary()
 # What one thread does at a time.
 _COMPILING = threading.Lock()
@@ -215,16 +217,17 @@ def tiles(height: int, width: int, tile: int, halo: int) -> list[tuple[Window, W
     return [
         tuple(zip(rows, columns, strict=True))
         for rows in _spans(height, tile, halo)
-        for columns in _spans(width, tile, halo)
+        for columns in _spans(width, tile, halo, _ROW_UNIT)
     ]
 
 
-def _spans(length, tile, halo):
-    """(window, inner, kept) along one axis."""
+def _spans(length, tile, halo, unit=1):
+    """(window, inner, kept) along one axis; windows are multiples of `unit` where there is room for it."""
     overlap = 2 * halo
     count = max(1, -(-(length - overlap) // (tile - overlap)))
     # All windows have one size, the smallest that `count` of them cover the axis with: a graph is compiled once.
-    tile = -(-(length + (count - 1) * overlap) // count)
+    smallest = -(-(length + (count - 1) * overlap) // count)
+    tile = min(-(-smallest // unit) * unit, tile, length)
     begin = 0
     while begin < length:
         start = max(0, min(begin - halo, length - tile))

@@ -154,6 +154,17 @@ def test_all_tiles_have_one_size():
     assert len(sizes) == 1
 
 
+def test_tiles_are_as_wide_as_convolutions_like_it():
+    def sides(height, width, tile):
+        (rows, columns), _, _ = tiles(height, width, tile, 13)[0]
+        return rows.stop - rows.start, columns.stop - columns.start
+
+    # (1000 + 2 * 26) / 3 rows; (1500 + 3 * 26) / 4 columns are 394.5.
+    assert sides(1000, 1500, 512) == (351, 400)
+    assert sides(100, 395, 512) == (100, 395)  # There is nothing beyond the image.
+    assert sides(100, 395, 211) == (100, 211)  # Nor is a tile larger than it may be.
+
+
 @pytest.mark.parametrize("shape", [(20, 30), (31, 17, 3), (16, 40, 4)])
 def test_tiled_equals_whole(random_drcn, shape):
     model = random_drcn(recursions=3)
