@@ -55,11 +55,12 @@ def inference_model(model, residual=False, split_identity=False, precision="floa
     weights = ops.convert_to_numpy(model.ensemble_weights)[np.array(used) - 1]
     total = skip_gain(model)
 
-    embedding, inference, reconstruct, project = _convolutions(model, precision)
+    embedding, inference, shared, project = _convolutions(model, precision)
     if split_identity:
         inference.activation = keras.activations.linear
     weighting = RecursionWeighting(name="ensemble", dtype="float32")
     in_kernels = precision == "bfloat16"
+    reconstruct = {d: _weighted(shared, w, d) if in_kernels else shared for d, w in zip(used, weights, strict=True)}
 
     ilr = keras.Input((None, None, model.channels), name="ilr")
     features = ilr
@@ -69,9 +70,7 @@ def inference_model(model, residual=False, split_identity=False, precision="floa
     for recursion in range(1, used[-1] + 1):
         features = ops.relu(features + inference(features)) if split_identity else inference(features)
         if recursion in used:
-            weight = weights[len(residuals)]
-            layer = _weighted(reconstruct, weight, f"{reconstruct.name}_{recursion}") if in_kernels else reconstruct
-            residuals.append(layer(features))
+            residuals.append(reconstruct[recursion](features))
     outputs = ops.cast(project(_signed_sum(residuals, weights) if in_kernels else weighting(residuals)), "float32")
     if not residual:
         outputs = outputs + total * ilr
@@ -129,9 +128,9 @@ def _convolutions(model, precision):
     return [first, embedding_2], inference, reconstruction_1, last
 
 
-def _weighted(layer, weight, name):
-    """A convolution before a ReLU that gives |weight| times what `layer` gives."""
-    scaled = keras.layers.Conv2D.from_config({**layer.get_config(), "name": name})
+def _weighted(layer, weight, recursion):
+    """A convolution before a ReLU that gives |weight| times what `layer` gives, for that recursion."""
+    scaled = keras.layers.Conv2D.from_config({**layer.get_config(), "name": f"{layer.name}_{recursion}"})
     scaled.build((None, None, None, layer.kernel.shape[2]))
     scaled.set_weights([abs(weight) * array for array in layer.get_weights()])
     return scaled

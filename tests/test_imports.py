@@ -80,6 +80,7 @@ APART = {
         "metadata",
         "tune",
         "integer",
+        "integer_luma",
         "integer_rgb",
         "samples",
         "fidelity",

@@ -15,7 +15,7 @@ from drcn_keras.errors import UserError
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
 
-from drcn_keras.export import flatbuffer, integer, names, pipeline, quantize, runner, tflite_files
+from drcn_keras.export import flatbuffer, integer, integer_luma, names, pipeline, quantize, runner, tflite_files
 from drcn_keras.export.exporter import Exporter, Options
 
 pytestmark = [
@@ -173,7 +173,7 @@ def test_what_lies_above_the_grid_does_not_pull_the_fit(made):
     model, exporter, _ = made
     white = np.ones((30, 64, 64, 1), np.float32)
     images = np.concatenate([exporter.representative, white])
-    network = integer.LumaNetwork(model, *exporter._on_grids, images)
+    network = integer_luma.LumaNetwork(model, *exporter._on_grids, images)
     run = runner.Runner(network.file(network.last, 64, 64))
     expected = np.asarray(inference.inference_model(model)(images[:6]))
     received = np.stack([run.real(ilr) for ilr in images[:6]])

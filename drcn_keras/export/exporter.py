@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from drcn_keras import inference
 from drcn_keras.errors import UserError
-from drcn_keras.export import fidelity, integer, integer_rgb, metadata, names, quantize, runner, samples, tune
+from drcn_keras.export import fidelity, integer_luma, integer_rgb, metadata, names, quantize, runner, samples, tune
 from drcn_keras.export.pipeline import Pipeline, lr_halo, to_tflite
 from drcn_keras.inputs import load_at
 from drcn_keras.model import DRCN
@@ -139,7 +139,7 @@ class Exporter:
     def _integer(self):
         """The network on integers from end to end."""
         network, ranges = self._on_grids
-        return integer.LumaNetwork(self.model, network, ranges, self.representative, self.baseline)
+        return integer_luma.LumaNetwork(self.model, network, ranges, self.representative, self.baseline)
 
     @functools.cached_property
     def _integer_rgb(self):
