@@ -113,11 +113,7 @@ def _convolutions(model, precision):
     inner = layer_policy(precision)
 
     def copy(name, dtype):
-        source = model.get_layer(name)
-        layer = keras.layers.Conv2D.from_config({**source.get_config(), "kernel_initializer": "zeros", "dtype": dtype})
-        layer.build((None, None, None, source.kernel.shape[2]))
-        layer.set_weights(source.get_weights())
-        return layer
+        return _copied(model.get_layer(name), dtype=dtype)
 
     # What takes the image itself stays in float32: 63 instead of 82 dB without. The last convolution gives a residual,
     # some hundredths: its rounding is not to be seen.
@@ -130,10 +126,17 @@ def _convolutions(model, precision):
 
 def _weighted(layer, weight, recursion):
     """A convolution before a ReLU that gives |weight| times what `layer` gives, for that recursion."""
-    scaled = keras.layers.Conv2D.from_config({**layer.get_config(), "name": f"{layer.name}_{recursion}"})
-    scaled.build((None, None, None, layer.kernel.shape[2]))
+    scaled = _copied(layer, name=f"{layer.name}_{recursion}")
     scaled.set_weights([abs(weight) * array for array in layer.get_weights()])
     return scaled
+
+
+def _copied(layer, **changes):
+    """A convolution with the weights of another, and its configuration but for `changes`."""
+    twin = keras.layers.Conv2D.from_config({**layer.get_config(), "kernel_initializer": "zeros", **changes})
+    twin.build((None, None, None, layer.kernel.shape[2]))
+    twin.set_weights(layer.get_weights())
+    return twin
 
 
 def _signed_sum(features, weights):

@@ -36,9 +36,7 @@ def test_a_mode_with_reference_kernels_alone_is_timed_at_the_smaller_size(monkey
         return [{"least": 1.0, "p50": 1.0}] * len(paths)
 
     monkeypatch.setattr(tflite_table, "_latencies", latencies)
-    rows = {
-        mode: {"mode": mode, "files": dict.fromkeys(("64", "256"), f"{mode}.tflite")} for mode in ("float32", "int16x8")
-    }
+    rows = {mode: {"mode": mode, "file": f"{mode}.tflite"} for mode in ("float32", "int16x8")}
     tflite_table.add_times(rows, str(tmp_path), 3)
     assert seen == [(2, 192), (1, 768)]
     assert list(rows["float32"]["latency"]) == ["64", "256"]

@@ -76,12 +76,11 @@ def measure(exporter, modes, output, train_dirs, data_dir, training):
             content = file.read()
         folders, of_size = data_dir[:1] if mode in SLOW else data_dir, maker.of_size(plain)
         row["tests"] = [exporter.test_set(folder).measure(content, of_size) for folder in folders]
-        row["files"] = {str(SIDES[0]): row["file"], str(SIDES[1]): row["file"]}
         if of_size:
-            row["files"][str(SIDES[1])] = row["file"].replace(".tflite", f"_{SIDES[1]}.tflite")
-            content = of_size(*[exporter.model.scale * SIDES[1]] * 2)
-            path = os.path.join(output, row["files"][str(SIDES[1])])
-            write_atomically(path, lambda file, content=content: file.write(content))
+            side = exporter.model.scale * SIDES[1]
+            large, content = row["file"].replace(".tflite", f"_{SIDES[1]}.tflite"), of_size(side, side)
+            write_atomically(os.path.join(output, large), lambda file, content=content: file.write(content))
+            row["files"] = {str(SIDES[1]): large}
         rows[mode] = row
         _save(output, rows)
     return {mode: rows[mode] for mode in MODES if mode in rows}
@@ -101,7 +100,8 @@ def add_times(rows, output, scale):
     """Times the files of `rows`, as `measure` returns them, and adds "latency" to each."""
     for side in SIDES:
         timed = [row for row in rows.values() if side == SIDES[0] or row["mode"] not in SLOW]
-        paths = [os.path.join(output, row["files"][str(side)]) for row in timed]
+        # A file that cannot be resized has another beside it.
+        paths = [os.path.join(output, row.get("files", {}).get(str(side), row["file"])) for row in timed]
         for row, times in zip(timed, _latencies(paths, scale * side), strict=True):
             row.setdefault("latency", {})[str(side)] = times
     _save(output, rows)
