@@ -112,6 +112,16 @@ def test_the_report_is_written_where_no_one_reads_the_table(tmp_path):
     assert json.loads((tmp_path / "r.json").read_text())["passed"]
 
 
+def ended(pid):
+    """Whether the process ends: killed, it may still be listed until it is scheduled and its parent has seen it."""
+    for _ in range(400):
+        state = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True).stdout.strip()
+        if not state or state.startswith("Z"):
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_an_interrupted_check_leaves_no_process_and_no_report(tmp_path):
     (model,) = exports.copy(tmp_path, "float32")
     slow = tmp_path / "slow.sh"
@@ -126,8 +136,7 @@ def test_an_interrupted_check_leaves_no_process_and_no_report(tmp_path):
     assert tool.communicate(timeout=30) == ("", "check.py: error: interrupted\n")
     assert tool.returncode == 130
     assert not (tmp_path / "r.json").exists()
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert ended((tmp_path / "pid").read_text().strip())
 
 
 def test_a_manifest_nested_without_end_is_a_damaged_one(tmp_path):
