@@ -55,34 +55,54 @@ def inference_model(model, residual=False, split_identity=False, precision="floa
     weights = ops.convert_to_numpy(model.ensemble_weights)[np.array(used) - 1]
     total = skip_gain(model)
 
-    embedding, inference, shared, project = _convolutions(model, precision)
+    embedding, inference, reconstruct, project = _convolutions(model, precision)
     if split_identity:
         inference.activation = keras.activations.linear
-    weighting = RecursionWeighting(name="ensemble", dtype="float32")
-    in_kernels = precision == "bfloat16"
-    reconstruct = {d: _weighted(shared, w, d) if in_kernels else shared for d, w in zip(used, weights, strict=True)}
 
     ilr = keras.Input((None, None, model.channels), name="ilr")
     features = ilr
     for layer in embedding:
         features = layer(features)
-    residuals = []
+    found = {}
     for recursion in range(1, used[-1] + 1):
         features = ops.relu(features + inference(features)) if split_identity else inference(features)
         if recursion in used:
-            residuals.append(reconstruct[recursion](features))
-    outputs = ops.cast(project(_signed_sum(residuals, weights) if in_kernels else weighting(residuals)), "float32")
+            found[recursion] = features
+    ensemble = _ensemble_of_kernels if precision == "bfloat16" else _ensemble_layer
+    outputs = ops.cast(project(ensemble(found, reconstruct, weights)), "float32")
     if not residual:
         outputs = outputs + total * ilr
 
-    if not in_kernels:
-        weighting.set_weights([weights])
     kernel, bias = project.get_weights()
     project.set_weights([kernel, total * bias])
     if split_identity:
         kernel, bias = inference.get_weights()
         inference.set_weights([kernel - ops.convert_to_numpy(CenteredIdentity()(kernel.shape)), bias])
     return keras.Model(ilr, outputs, name="drcn_inference")
+
+
+def _ensemble_layer(found, reconstruct, weights):
+    """sum_d w_d * r_d by a layer of its own; `found`: dict of d to the feature maps H_d."""
+    weighting = RecursionWeighting(name="ensemble", dtype="float32")
+    total = weighting([reconstruct(features) for features in found.values()])
+    weighting.set_weights([weights])
+    return total
+
+
+def _ensemble_of_kernels(found, reconstruct, weights):
+    """The same with |w_d| in the convolution before the ReLU, one for each d, and the sign in the sum.
+
+    To multiply and add maps takes longer than a convolution where AMX does the convolutions.
+    """
+    maps = []
+    for (recursion, features), weight in zip(found.items(), weights, strict=True):
+        scaled = _copied(reconstruct, name=f"{reconstruct.name}_{recursion}")
+        scaled.set_weights([abs(weight) * array for array in reconstruct.get_weights()])
+        maps.append(scaled(features))
+    total = maps[0] if weights[0] >= 0 else -maps[0]
+    for each, weight in zip(maps[1:], weights[1:], strict=True):
+        total = total + each if weight >= 0 else total - each
+    return total
 
 
 def recursions_model(model, precision="float32"):
@@ -124,30 +144,12 @@ def _convolutions(model, precision):
     return [first, embedding_2], inference, reconstruction_1, last
 
 
-def _weighted(layer, weight, recursion):
-    """A convolution before a ReLU that gives |weight| times what `layer` gives, for that recursion."""
-    scaled = _copied(layer, name=f"{layer.name}_{recursion}")
-    scaled.set_weights([abs(weight) * array for array in layer.get_weights()])
-    return scaled
-
-
 def _copied(layer, **changes):
     """A convolution with the weights of another, and its configuration but for `changes`."""
     twin = keras.layers.Conv2D.from_config({**layer.get_config(), "kernel_initializer": "zeros", **changes})
     twin.build((None, None, None, layer.kernel.shape[2]))
     twin.set_weights(layer.get_weights())
     return twin
-
-
-def _signed_sum(features, weights):
-    """The sum of maps, each with its weight's sign: where the weights are in the kernels, this is the ensemble.
-
-    To multiply and add maps takes longer than a convolution where AMX does the convolutions.
-    """
-    total = features[0] if weights[0] >= 0 else -features[0]
-    for each, weight in zip(features[1:], weights[1:], strict=True):
-        total = total + each if weight >= 0 else total - each
-    return total
 
 
 def enlarge(lr, scale):

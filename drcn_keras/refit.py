@@ -65,12 +65,13 @@ def ensemble_psnr(sums: list[tuple], weights: np.ndarray) -> float:
     return float(np.mean([decibels(*entry) for entry in sums]))
 
 
-def best_subset(sums: list[tuple], outputs: int) -> np.ndarray:
+def best_subset(sums: list[tuple], outputs: int, to_the_last: bool = False) -> np.ndarray:
     """The weights, all but `outputs` of them exactly 0, that restore the images with the least squared error.
 
     Args:
         sums: of `statistics`.
         outputs: how many recursions the ensemble may draw on, 1 to D.
+        to_the_last: leaves out the subsets without the last recursion.
 
     Returns:
         float64 (D,).
@@ -88,6 +89,8 @@ def best_subset(sums: list[tuple], outputs: int) -> np.ndarray:
             f"{MOST_SUBSETS:,}."
         )
     subsets = np.array(list(itertools.combinations(range(count), outputs)))
+    if to_the_last:
+        subsets = subsets[subsets[:, -1] == count - 1]
     # Pseudo-inverse: recursions that are one and the same, as at the start of training, have no single best share.
     inverses = np.linalg.pinv(gram[subsets[:, :, None], subsets[:, None, :]], rcond=1e-12, hermitian=True)
     solved = np.einsum("sij,sj->si", inverses, moment[subsets])

@@ -43,7 +43,8 @@ class Settings:
         "", "where best.keras, its card, log.csv, checkpoints and TensorBoard logs go", resumable=True
     )
     init: str = _setting(
-        "", "a preset or a DRCN .keras file to start from: of another scale, or of fewer filters, which are split"
+        "",
+        "a preset or a DRCN .keras file to start from: of another scale, of fewer filters (split) or recursions",
     )
     holdout: int = _setting(8, "training images kept for validation where val_dir names none", low=1)
     scale: tuple[int, ...] = _setting(

@@ -19,14 +19,14 @@ _PHOTOGRAPHS = 16
 
 
 class Thinning(keras.callbacks.Callback):
-    """At the first epoch whose alpha is 0 keeps the best few recursions, by least squares on training images.
+    """At the first epoch whose alpha is 0 keeps the last recursion and the best few others, by least squares.
 
     The others get the ensemble weight 0 for good: from then on a step neither reconstructs them nor computes what comes
     after the last in use. Must come after the callback that sets alpha.
 
     Args:
         outputs: recursions to keep, 1 to D.
-        pairs: the training images.
+        pairs: the training images, some of which the squares are summed over.
         agree: function that makes the chief's bytes every worker's; see `distribute.Workers`.
     """
 
@@ -50,7 +50,8 @@ class Thinning(keras.callbacks.Callback):
     def _chosen(self):
         network = restoring(frozen(recursions_model(self.model)))
         sums = statistics(list(self.pairs), network, default_tile(self.model, 8), self.model.halo)
-        return best_subset(sums, self.outputs)
+        # A last recursion that falls out is never computed again, and what it would have learned is lost with it.
+        return best_subset(sums, self.outputs, to_the_last=True)
 
     def state(self):
         return {"kept": self.kept}

@@ -224,23 +224,17 @@ def _optimizer(settings):
 
 
 def _start_from(model, other, settings):
-    """Copies another DRCN's weights, split where it has fewer filters; alpha stays at its start."""
-    for name in ("recursions", "channels"):
-        if getattr(other, name) != getattr(model, name):
+    """Takes another DRCN's weights, grown where it has fewer filters or recursions; alpha stays at its start."""
+    if other.channels != model.channels:
+        raise ArgumentError(f"`init`: {settings.init} has channels {other.channels}; this run has {model.channels}.")
+    for name in ("filters", "recursions"):
+        theirs, ours = getattr(other, name), getattr(model, name)
+        if theirs > ours:
             raise ArgumentError(
-                f"`init`: {settings.init} has {name} {getattr(other, name)}; this run has {getattr(model, name)}."
+                f"`init`: {settings.init} has {theirs} {name}; this run has {ours}, expected as many or more."
             )
-    if other.filters > model.filters:
-        raise ArgumentError(
-            f"`init`: {settings.init} has {other.filters} filters; this run has {model.filters}, expected as many "
-            "or more."
-        )
-    if other.filters < model.filters:
-        for name, weights in widened(other, model.filters, settings.seed).items():
-            model.get_layer(name).set_weights(weights)
-        return
-    for ours, theirs in zip(model.trainable_weights, other.trainable_weights, strict=True):
-        ours.assign(theirs)
+    for name, weights in widened(other, model.filters, model.recursions, settings.seed).items():
+        model.get_layer(name).set_weights(weights)
 
 
 def _newest(model, folder, identity, stateful):

@@ -1,8 +1,10 @@
-"""A wider network that computes what a narrower one does: the weights to start it from.
+"""A wider or deeper network that computes what a smaller one does: the weights to start it from.
 
 Every feature map is split into copies, as Net2Net does (Chen, Goodfellow, Shlens, arXiv 1511.05641), but what reads
 them draws on each copy by another random share. The shares of one map sum to 1, so the function is kept; and because
 they are unequal and another for each reader, the copies get unequal gradients and part at the first step.
+
+More recursions are more calls of the same convolution, whose reconstructions have the ensemble weight 0 at first.
 """
 
 import numpy as np
@@ -19,12 +21,13 @@ _SPLIT = {
 }
 
 
-def widened(model: DRCN, filters: int, seed: int = 0) -> dict[str, list[np.ndarray]]:
-    """The weights of a DRCN with more filters that gives what `model` gives, up to rounding.
+def widened(model: DRCN, filters: int, recursions: int, seed: int = 0) -> dict[str, list[np.ndarray]]:
+    """The weights of a larger DRCN that gives what `model` gives, up to rounding.
 
     Args:
         model: a `DRCN`.
-        filters: feature maps F of the wider one, at least the model's.
+        filters: feature maps F of the larger one, at least the model's.
+        recursions: D of the larger one, at least the model's.
         seed: of the shares.
 
     Returns:
@@ -40,7 +43,8 @@ def widened(model: DRCN, filters: int, seed: int = 0) -> dict[str, list[np.ndarr
         if read:
             kernel = kernel[:, :, parents] * _shares(parents, kernel.shape[3], random)
         weights[name] = [kernel.astype(np.float32), bias.astype(np.float32)]
-    weights["ensemble"] = model.get_layer("ensemble").get_weights()
+    (ensemble,) = model.get_layer("ensemble").get_weights()
+    weights["ensemble"] = [np.pad(ensemble, (0, recursions - model.recursions))]
     return weights
 
 

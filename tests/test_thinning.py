@@ -49,6 +49,18 @@ def test_the_best_are_kept_and_the_others_stay_exactly_0(model):
     assert [np.flatnonzero(np.array(average)).tolist() for average in averages] == [(kept - 1).tolist()]
 
 
+def test_the_last_recursion_is_kept_even_if_others_are_better(model):
+    """A deeper network that starts from a shallower one begins with last recursions that are good for nothing."""
+    pair, *_ = pairs()
+    model.alpha.assign(0.0)
+    reconstructions = np.array(model.reconstructions(pair.ilr[None]))[0]
+    hr = np.clip(reconstructions[0], 0.0, 1.0)
+    exact = Pair("first", np.round(255 * hr).astype(np.uint8), pair.lr, 2)
+    thinning = Thinning(1, [exact])
+    train(model, thinning, 1)
+    assert thinning.state() == {"kept": [3]}
+
+
 def test_what_a_step_leaves_out_changes_no_gradient(model):
     """With w = 0 and alpha = 0 the full loss does not see the third recursion either."""
     ilr, hr = (np.stack(images) for images in zip(*((pair.ilr, pair.hr) for pair in pairs()), strict=True))

@@ -341,15 +341,18 @@ def test_training_starts_from_another_models_weights(finished, tiny, tmp_path):
     train(tiny(tmp_path, init=str(finished / "best.keras"), scale=3, epochs=1, learning_rate=1e-12))
     for ours, theirs in zip(load(str(tmp_path / "best.keras")).trainable_weights, start.trainable_weights, strict=True):
         np.testing.assert_allclose(np.array(ours), np.array(theirs), atol=1e-6)
-    with pytest.raises(UserError, match=r"^`init`: .* has recursions 2; this run has 3"):
-        train(tiny(tmp_path / "other", init=str(finished / "best.keras"), recursions=3))
+    with pytest.raises(UserError, match=r"^`init`: .* has 2 recursions; this run has 1, expected as many or more"):
+        train(tiny(tmp_path / "other", init=str(finished / "best.keras"), recursions=1))
+    with pytest.raises(UserError, match=r"^`init`: .* has channels 1; this run has 3"):
+        train(tiny(tmp_path / "other", init=str(finished / "best.keras"), channels=3))
     with pytest.raises(UserError, match=r"^`init`: .* has 2 filters; this run has 1, expected as many or more"):
         train(tiny(tmp_path / "other", init=str(finished / "best.keras"), filters=1))
 
 
-def test_a_wider_network_starts_from_a_narrower_one(finished, tiny, tmp_path):
+@pytest.mark.parametrize("larger", [{"filters": 5}, {"recursions": 4}, {"filters": 3, "recursions": 3}])
+def test_a_larger_network_starts_from_a_smaller_one(finished, tiny, tmp_path, larger):
     start = load(str(finished / "best.keras"))
-    train(tiny(tmp_path, init=str(finished / "best.keras"), filters=5, epochs=1, learning_rate=1e-12))
+    train(tiny(tmp_path, init=str(finished / "best.keras"), epochs=1, learning_rate=1e-12, **larger))
     image = np.random.default_rng(0).random((1, 16, 16, 1), dtype="float32")
     np.testing.assert_allclose(np.array(load(str(tmp_path / "best.keras"))(image)), np.array(start(image)), atol=1e-6)
 

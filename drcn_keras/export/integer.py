@@ -5,7 +5,7 @@ What differs from the int8 mode, whose ends stay in float:
   all r_d side by side. The ILR stands beside them in several copies, each with its share of the weight of about 1, so
   that one step of 8-bit weights suits the features too. The image is rounded once, at the end, to its own 256 levels.
 - The grid of a luma input ends at 235/255, MATLAB's white: nothing of a colour photograph is lost, and the steps are
-  8 % finer. What rounding the input costs is most of what such a file loses at all.
+  8 % finer. What rounding the input costs is most of what such a file loses, even where some of it is given back.
 - The last convolution is fitted to the float network by least squares on representative patches, its taps on the ILR
   included, and rounded weight after weight (GPTQ). PSNR is relative to an image's error, so smooth patches weigh more.
 
@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from drcn_keras import inference
-from drcn_keras.export import names, tune
+from drcn_keras.export import flatbuffer, names, quantize, tune
 
 # The largest luma of a colour photograph.
 LUMA_TOP = 235.0 / 255.0
@@ -155,16 +155,24 @@ class Body:
         self.features = self.kernel.shape[2]
         self.ranges |= dict.fromkeys(found, (0.0, self.top))
 
-    def reconstructions(self, features):
-        """From what `embedding_1` gives, a Keras tensor, to the reconstructions in use, a list."""
+    def reconstructions(self, image, kernel, bias):
+        """The reconstructions in use, a list, of an image, a Keras tensor, with this first convolution."""
         layer = self.network.get_layer
-        state = layer(names.EMBEDDING_2)(features)
+        embedding = keras.layers.Conv2D(len(bias), 3, padding="same", activation="relu", name=names.EMBEDDING_1)
+        state = layer(names.EMBEDDING_2)(embedding(image))
+        embedding.set_weights([kernel, bias])
         found = []
         for recursion in range(1, self.used[-1] + 1):
             state = ops.relu(state + layer(names.INFERENCE)(state))
             if recursion in self.used:
                 found.append(layer(names.RECONSTRUCTION_1)(state))
         return found
+
+
+def side_by_side(draft, images):
+    """What the last convolution of a file, bytes, gets for images: arrays (height, width, channels), real numbers."""
+    gather = names.tensor(GATHER, flatbuffer.operators(draft)["CONCATENATION"])
+    return quantize.int8_values(draft, images, gather)
 
 
 def interleaved(given, kernel, bias, height, width, stride=1):
@@ -206,10 +214,10 @@ def _every_second(pixels, height, width):
     return ops.reshape(rows, (1, height, width, 2 * channels))[..., :channels]
 
 
-def project(side_by_side, last):
+def project(maps, last):
     """The last convolution, a `Fine`, on a Keras tensor."""
     layer = keras.layers.Conv2D(last.kernel.shape[-1], 3, padding="same", name=names.RECONSTRUCTION_2)
-    sr = layer(side_by_side)
+    sr = layer(maps)
     layer.set_weights([last.dealt(), last.bias])
     return sr
 

@@ -100,8 +100,7 @@ class LumaNetwork(integer.Body):
         bias = self.bias - self.gain * self.top / 255.0
         start = np.concatenate([self.kernel, skip], axis=2)
         draft = self.file(integer.rounded(start, bias, np.eye(start[..., 0].size), self.members), *images.shape[1:3])
-        gather = names.tensor(integer.GATHER, flatbuffer.operators(draft)["CONCATENATION"])
-        gathered = quantize.int8_values(draft, images, gather)
+        gathered = integer.side_by_side(draft, images)
         # The first of the image's copies stands for all.
         groups = np.unique(self.members, return_index=True)[1]
         return integer.fitted(start, bias, (values[..., groups] for values in gathered), images, target, self.members)
@@ -110,10 +109,7 @@ class LumaNetwork(integer.Body):
         """Bytes of the file for ILR of this size, multiples of the scale, with this last convolution."""
         ilr = keras.Input(batch_shape=(1, height, width, self.channels), name="ilr")
         image = ops.concatenate([*[ilr] * integer.COPIES, self._lost(ilr)], axis=-1)
-        kernel, bias = self._first
-        embedding = keras.layers.Conv2D(len(bias), 3, padding="same", activation="relu", name=names.EMBEDDING_1)
-        features = self.reconstructions(embedding(image))
-        embedding.set_weights([kernel, bias])
+        features = self.reconstructions(image, *self._first)
         sr = integer.project(ops.concatenate([*features, image], axis=-1), last)
         content = to_tflite(integer.Program(keras.Model(ilr, sr, name="drcn_inference")), height, width)
         ranges = {name: (0.0, self.top) for _, name, _, _ in flatbuffer.tensor_types(content)}

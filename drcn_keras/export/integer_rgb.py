@@ -97,8 +97,7 @@ class RgbNetwork(integer.Body):
         bias = (self.bias + (self.gain - 1.0) * self.offset) @ self.to_colours
         draft = integer.rounded(start, bias, np.eye(start[..., 0].size), self.members)
         content = self.file(draft, *images.shape[1:3])
-        gather = names.tensor(integer.GATHER, flatbuffer.operators(content)["CONCATENATION"])
-        gathered = quantize.int8_values(content, images.astype(np.float32), gather)
+        gathered = integer.side_by_side(content, images.astype(np.float32))
         return integer.fitted(start, bias, map(self._grouped, gathered), enlarged, target, self.members)
 
     def _grouped(self, values):
@@ -114,10 +113,7 @@ class RgbNetwork(integer.Body):
         ilr, colours = (
             integer.interleaved(given, kernel / _WHITE, bias, height, width) for kernel, bias in self._planes
         )
-        kernel, bias = self._first
-        embedding = keras.layers.Conv2D(len(bias), 3, padding="same", activation="relu", name=names.EMBEDDING_1)
-        features = self.reconstructions(embedding(ilr))
-        embedding.set_weights([kernel, bias])
+        features = self.reconstructions(ilr, *self._first)
         white = dataclasses.replace(last, step=_WHITE * last.step, bias=_WHITE * last.bias)
         sr = integer.project(ops.concatenate([*features, *[colours] * _REPEATS], axis=-1), white)
         content = to_tflite(integer.Program(keras.Model(lr, sr, name="drcn_inference")), height, width)
