@@ -21,7 +21,7 @@ from drcn_keras.card import path_of
 from drcn_keras.commands import FLAGS
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
-from drcn_keras.export import flatbuffer, integer, names, quantize, tflite, tflite_files, tune
+from drcn_keras.export import flatbuffer, integer, integer_luma, names, quantize, tflite, tflite_files, tune
 from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.export.pipeline import Pipeline, to_tflite
 from drcn_keras.files import make_folder
@@ -43,7 +43,8 @@ def compress(model, method, paths, representative, settings, whole=False):
         paths: training photographs.
         representative: ILR patches that the 8-bit ranges start from.
         settings: dict with steps, learning_rate, alpha_start, batch_size, patch_size, stride, seed, sparsity, clusters.
-        whole: for qat, round what int8_full rounds beyond int8: the ILR and the first convolution.
+        whole: for qat, round the ILR too and give back what can be told of it, as int8_full does. Patches and their
+            stride are then the next multiples of the scale.
 
     Returns:
         (tuned, network, ranges): the `DRCN` with the new weights, its residual network with the identity taken out
@@ -63,6 +64,10 @@ def compress(model, method, paths, representative, settings, whole=False):
         rounded = [name for name in ranges if names.role_of(name) in names.QUANTIZED] + ["ilr"] * whole
         inside = {name: ranges[name] for name in rounded}
         request.update({f"range/{name}": np.array(limits) for name, limits in inside.items()})
+    if whole:
+        request["given_back"] = integer_luma.given_back(representative, model.scale)
+        sizes = {name: settings[name] + -settings[name] % model.scale for name in ("patch_size", "stride")}
+        settings = {**settings, **sizes}
     about = {name: getattr(model, name) for name in ("filters", "channels", "scale")}
     about["used"] = inference.used_recursions(model)
     request["settings"] = np.array(json.dumps({**settings, **about, "method": method, "paths": list(paths)}))

@@ -41,6 +41,32 @@ class Ranged(tf_keras.layers.Layer):
         return {**super().get_config(), "bounds": self.bounds}
 
 
+class RoundedIlr(Ranged):
+    """The ILR as an int8_full file sees it: rounded, and what can be told of what rounding took given back.
+
+    Args:
+        bounds: as for `Ranged`.
+        given_back: kernel from `integer_luma.given_back`.
+        scale: its stride.
+    """
+
+    def __init__(self, bounds, given_back, scale, **kwargs):
+        super().__init__(bounds, **kwargs)
+        self.given_back = given_back
+        self.scale = scale
+
+    def call(self, inputs):
+        rounded = super().call(inputs)
+        around = tf.pad(rounded, [[0, 0], [2, 2], [2, 2], [0, 0]], "SYMMETRIC")
+        lost = tf.nn.depth_to_space(tf.nn.conv2d(around, self.given_back, self.scale, "VALID"), self.scale)
+        # The file's channel for it goes one step up and one down.
+        step = self.bounds[1] / 255.0
+        return rounded + tf.clip_by_value(lost, -step, step)
+
+    def get_config(self):
+        return {**super().get_config(), "given_back": self.given_back, "scale": self.scale}
+
+
 class KernelOnly(tfmot.quantization.keras.QuantizeConfig):
     """8 bit per output channel for the kernel; activations have their `Ranged` layers."""
 
@@ -75,13 +101,14 @@ class Ensemble(tf_keras.layers.Layer):
         return tf.einsum("bdhwc,d->bhwc", inputs, self.recursion_weights)
 
 
-def build_twin(filters, channels, used, ranges):
+def build_twin(filters, channels, used, ranges, rounded=None):
     """The training graph: ilr -> [stacked reconstructions, ensemble]; the identity is out of the recursion.
 
     Args:
         filters, channels: of the DRCN.
         used: the recursions that its ensemble draws on, sorted list of numbers from 1; only they are reconstructed.
         ranges: dict of tensor name to (low, high); tensors that are missing are not quantised.
+        rounded: what `RoundedIlr` takes beside its bounds, a dict; None: the ILR is not rounded.
 
     Returns:
         tf_keras.Model. Layers and fake quantisers bear the names that the exporter gives to its tensors.
@@ -94,7 +121,7 @@ def build_twin(filters, channels, used, ranges):
         return Ranged(ranges.get(name), name=f"{name}_range")(features)
 
     ilr = tf_keras.Input((None, None, channels), name="ilr")
-    seen = features = ranged(ilr, "ilr")
+    seen = features = RoundedIlr(ranges["ilr"], **rounded, name="ilr_range")(ilr) if rounded else ilr
     for name in (names.EMBEDDING_1, names.EMBEDDING_2):
         features = ranged(conv(filters, name, "relu")(features), names.tensor(name, 1))
     inference = conv(filters, names.INFERENCE)
@@ -139,8 +166,8 @@ def check_equality(twin, arrays):
     return difference
 
 
-def wrap_layers(twin, wrap, wrapped=names.HEAVY):
-    """A clone of the twin, weights included, with layers of these names wrapped.
+def wrap_layers(twin, wrap):
+    """A clone of the twin, weights included, with the heavy layers wrapped.
 
     Returns:
         (model, kernels): kernels holds these layers' own variables by layer name, which wrappers hide.
@@ -152,7 +179,7 @@ def wrap_layers(twin, wrap, wrapped=names.HEAVY):
         if layer.weights:
             fresh.build(layer.get_input_shape_at(0))
             fresh.set_weights(layer.get_weights())
-        if layer.name not in wrapped:
+        if layer.name not in names.HEAVY:
             return fresh
         kernels[layer.name] = fresh.kernel
         return wrap(fresh)
@@ -239,13 +266,12 @@ def cluster(twin, batches, settings):
 
 
 def train_quantized(twin, batches, settings, keep_zeros=False):
-    """8-bit kernels and feature maps in the forward pass; the first convolution's too where the twin rounds the ILR.
+    """8-bit kernels and feature maps in the forward pass.
 
     `batches`: what they aim at is the float network's image. Aiming at originals, a few thousand steps of small batches
     undo some of a long training: 500 cost mobile-x2 0.02 dB.
     """
-    wrapped = (names.EMBEDDING_1, *names.HEAVY) if twin.get_layer("ilr_range").bounds else names.HEAVY
-    model, kernels = wrap_layers(twin, lambda layer: quantize_wrapper.QuantizeWrapperV2(layer, KernelOnly()), wrapped)
+    model, kernels = wrap_layers(twin, lambda layer: quantize_wrapper.QuantizeWrapperV2(layer, KernelOnly()))
     masks = {name: tf.cast(kernel != 0.0, tf.float32) for name, kernel in kernels.items()}
 
     def hold_zeros():
@@ -292,7 +318,8 @@ def main(request, target):
             for name, bounds in arrays.items()
             if name.startswith("range/")
         }
-        teacher, twin = twin, build_twin(*shape, ranges)
+        rounded = {"given_back": arrays["given_back"], "scale": settings["scale"]} if "ilr" in ranges else None
+        teacher, twin = twin, build_twin(*shape, ranges, rounded)
         load_weights(twin, found)
         load_weights(teacher, arrays)
         aims = ((ilr, teacher(ilr)[1]) for ilr, _ in batches)

@@ -35,44 +35,14 @@ class LumaNetwork(integer.Body):
         super().__init__(model, network, ranges, integer.luma_top(model.channels))
         # Above its white the file cannot see: an image that lies there must not pull the fit.
         images = np.clip(images, 0.0, self.top)
-        given = np.round(images * (255.0 / self.top)) * (self.top / 255.0)
+        given = _on_grid(images, self.top)
         self.scale = model.scales[0]
-        self._rounding = self._rounding_filter(images, given)
+        self._rounding = _rounding_filter(images, given, self.scale), np.full(self.channels, self.top / 2.0)
         image = np.arange(self.channels)
         side_by_side = np.concatenate([np.tile(image, integer.COPIES), image + self.channels])
         self._first = self._embedding(given.astype(np.float32), side_by_side)
         self.members = np.concatenate([np.arange(self.features), self.features + side_by_side])
         self.last = self._fitted(np.asarray(inference.inference_model(wanted or model)(images)), images)
-
-    def _rounding_filter(self, images, given):
-        """What tells from the rounded ILR what rounding took: kernel and bias, as for `integer.interleaved`.
-
-        It gives half of the range for nothing; the whole range is one step of the ILR up and one down.
-        """
-        images, given = (np.moveaxis(each, 3, 1).reshape(-1, *each.shape[1:3], 1) for each in (images, given))
-        size, scale = 2 * _REACH + 1, self.scale
-        kernel = np.zeros((size + scale - 1, size + scale - 1, scale, scale))
-        for row, column in np.ndindex(scale, scale):
-            top, left = ((place - _REACH) % scale for place in (row, column))
-            fields = tune.rows(given[:, top:, left:], scale, size).astype(np.float64)
-            real = tune.rows(images[:, top:, left:], scale, size)
-            centre = fields.shape[1] // 2
-            lost = real[:, centre] - fields[:, centre]
-            # From what is around a pixel less the pixel itself: of an even image nothing can be told.
-            fields -= fields[:, [centre]]
-            moment = fields.T @ fields
-            damped = moment + _FILTER_DAMPING * np.trace(moment) / len(moment) * np.eye(len(moment))
-            weights = np.linalg.solve(damped, fields.T @ lost)
-            weights[centre] = -np.delete(weights, centre).sum()
-            kernel[row : row + size, column : column + size, row, column] = weights.reshape(size, size)
-        start = -_REACH % scale
-        fields = tune.rows(given[:, start:, start:], scale, len(kernel)).astype(np.float64)
-        whole = integer.finest(
-            kernel.reshape(*kernel.shape[:2], 1, -1), fields.T @ fields, np.zeros(_GIVEN, int), _FILTER_DAMPING
-        )
-        whole = np.einsum("ijgp,cd->ijgcpd", whole, np.eye(self.channels)) * (255.0 / 2.0)
-        whole = whole.reshape(*whole.shape[:2], -1, *whole.shape[4:])
-        return whole, np.full(self.channels, self.top / 2.0)
 
     def _lost(self, ilr):
         """What rounding took from the ILR, a tensor of its size."""
@@ -114,3 +84,56 @@ class LumaNetwork(integer.Body):
         content = to_tflite(integer.Program(keras.Model(ilr, sr, name="drcn_inference")), height, width)
         ranges = {name: (0.0, self.top) for _, name, _, _ in flatbuffer.tensor_types(content)}
         return quantize.to_mode(content, "int8_full", {**ranges, **self.ranges})
+
+
+def given_back(images, scale):
+    """The filter that gives back to a rounded ILR what rounding took, for training with what the file will see.
+
+    Args:
+        images: representative ILR patches, whose sides begin at multiples of the scale.
+        scale: 2, 3 or 4.
+
+    Returns:
+        float32 (rows, columns, channels, scale^2 * channels): a convolution of `inference.mirrored` with that stride,
+        whose scale^2 pixels, as `ops.depth_to_space` deals them, are to be added to the rounded ILR.
+    """
+    channels, top = images.shape[3], integer.luma_top(images.shape[3])
+    images = np.clip(images, 0.0, top)
+    kernel = _rounding_filter(images, _on_grid(images, top), scale)
+    one = kernel.reshape(*kernel.shape[:2], _GIVEN, channels, -1).sum(axis=2)
+    return (one * (2.0 / 255.0)).astype(np.float32)
+
+
+def _on_grid(images, top):
+    return np.round(images * (255.0 / top)) * (top / 255.0)
+
+
+def _rounding_filter(images, given, scale):
+    """What tells from the rounded ILR what rounding took: a kernel as for `integer.interleaved`.
+
+    The whole range is one step of the ILR up and one down; half of it, nothing, is the bias that is wanted beside it.
+    """
+    channels = images.shape[3]
+    images, given = (np.moveaxis(each, 3, 1).reshape(-1, *each.shape[1:3], 1) for each in (images, given))
+    size = 2 * _REACH + 1
+    kernel = np.zeros((size + scale - 1, size + scale - 1, scale, scale))
+    for row, column in np.ndindex(scale, scale):
+        top, left = ((place - _REACH) % scale for place in (row, column))
+        fields = tune.rows(given[:, top:, left:], scale, size).astype(np.float64)
+        real = tune.rows(images[:, top:, left:], scale, size)
+        centre = fields.shape[1] // 2
+        lost = real[:, centre] - fields[:, centre]
+        # From what is around a pixel less the pixel itself: of an even image nothing can be told.
+        fields -= fields[:, [centre]]
+        moment = fields.T @ fields
+        damped = moment + _FILTER_DAMPING * np.trace(moment) / len(moment) * np.eye(len(moment))
+        weights = np.linalg.solve(damped, fields.T @ lost)
+        weights[centre] = -np.delete(weights, centre).sum()
+        kernel[row : row + size, column : column + size, row, column] = weights.reshape(size, size)
+    start = -_REACH % scale
+    fields = tune.rows(given[:, start:, start:], scale, len(kernel)).astype(np.float64)
+    whole = integer.finest(
+        kernel.reshape(*kernel.shape[:2], 1, -1), fields.T @ fields, np.zeros(_GIVEN, int), _FILTER_DAMPING
+    )
+    whole = np.einsum("ijgp,cd->ijgcpd", whole, np.eye(channels)) * (255.0 / 2.0)
+    return whole.reshape(*whole.shape[:2], -1, *whole.shape[4:])
