@@ -103,8 +103,8 @@ class Settings:
     alpha_until: float = _setting(0.5, "share of the run at which alpha has reached alpha_end", low=0.001, high=1.0)
     outputs: int = _setting(
         0,
-        "recursions that the ensemble keeps once alpha is 0, the best by least squares on training images; the others "
-        "are no longer computed; 0: all",
+        "recursions that the ensemble keeps once alpha is 0, the last and the best others by least squares on training "
+        "images; those left out are no longer computed; 0: all",
         low=0,
     )
     seed: int = _setting(0, "of weights, order, flips and rotations", low=0, high=2**32 - 1)
