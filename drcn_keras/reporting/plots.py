@@ -95,11 +95,14 @@ def weights(learned: list[dict], caption: str) -> Figure:
         values = entry["weights"]
         depths = range(1, len(values) + 1)
         panel.axhline(1.0 / len(values), color=OTHER, linestyle="--", label="start, 1/D", zorder=3)
-        labels = {"fontsize": 7, "rotation": 90 if len(values) > 9 else 0, "zorder": 4}
+        many = len(values) > 9
+        labels = {"fontsize": 7, "rotation": 90 if many else 0, "zorder": 4}
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # Keeps the line off the numbers.
-        panel.bar_label(panel.bar(depths, values, color=OURS), fmt="%.3f", padding=3, bbox=paper, **labels)
+        # A recursion that is not in use has no bar, and needs no number.
+        bars = panel.bar(depths, values, color=OURS)
+        panel.bar_label(bars, [f"{value:.3f}" if value else "" for value in values], padding=3, bbox=paper, **labels)
         panel.set_xticks(depths)
-        panel.margins(y=0.3)
+        panel.margins(y=0.5 if many else 0.3)
         panel.set(xlabel="recursion d", ylabel="weight $w_d$")
         panel.legend(loc="upper left")
         panel.set_title(f"{entry['model']}, {entry['scales']}: the weights' sum is {sum(values):.3f}")
