@@ -16,7 +16,7 @@ from drcn_keras.errors import UserError
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (the tflite extra)")
 pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not installed (the tflite extra)")
 
-from drcn_keras.export import flatbuffer, integer, integer_luma, names, pipeline, quantize, runner, tflite_files
+from drcn_keras.export import flatbuffer, integer, integer_luma, pipeline, runner, tflite_files
 from drcn_keras.export.exporter import Exporter, Options
 
 pytestmark = [
@@ -79,9 +79,8 @@ def test_most_of_what_rounding_takes_from_the_ilr_is_given_back(scale):
     exporter.__dict__["representative"] = patches(6, 60, scale)
     network, top = exporter._integer, 235 / 255
     content = network.file(network.last, 15 * scale, 12 * scale)
-    name = names.tensor(integer.GATHER, flatbuffer.operators(content)["CONCATENATION"])
     ilr = patches(7, 60, scale)[6:, : 15 * scale, : 12 * scale]
-    (values,) = quantize.int8_values(content, ilr, name)
+    (values,) = integer.side_by_side(content, ilr)
     told = (values[..., -1] - top / 2) * 2 / 255
     grid = np.round(ilr * 255 / top) * top / 255
     # Training for 8 bit gets the same from a filter in float; the file's own grid has 255 steps for two of the ILR's.

@@ -24,7 +24,6 @@ from drcn_keras.export import flatbuffer, names, quantize, tune
 # The largest luma of a colour photograph.
 LUMA_TOP = 235.0 / 255.0
 COPIES = 16
-GATHER = "concatenation"
 # Of a convolution of an Ethos-U55; Vela makes thousands of operators of one with stride 4.
 _LONGEST_STRIDE = 3
 _REFIT_DAMPING = 1e-4
@@ -171,7 +170,7 @@ class Body:
 
 def side_by_side(draft, images):
     """What the last convolution of a file, bytes, gets for images: arrays (height, width, channels), real numbers."""
-    gather = names.tensor(GATHER, flatbuffer.operators(draft)["CONCATENATION"])
+    gather = names.tensor("concatenation", flatbuffer.operators(draft)["CONCATENATION"])
     return quantize.int8_values(draft, images, gather)
 
 
