@@ -81,10 +81,11 @@ class _Folders(flags.MultiFlag):
         super().parse([part.strip() for part in parts if part.strip()])
 
 
-def define_folders(name: str, text: str) -> None:
+def define_folders(name: str, text: str, values: flags.FlagValues = FLAGS) -> None:
     """Defines a flag that is a list of folders, None where it is not given."""
     text += "; separated by commas, or the flag repeated"
-    flags.DEFINE_flag(_Folders(flags.ArgumentParser(), flags.ArgumentSerializer(), name, None, text))
+    flag = _Folders(flags.ArgumentParser(), flags.ArgumentSerializer(), name, None, text)
+    flags.DEFINE_flag(flag, flag_values=values)
 
 
 def define_preset_flags() -> None:

@@ -155,11 +155,11 @@ def refit(model: "DRCN", paths: list[str], outputs: int, holdout: int = 8) -> tu
 
 def define_flags() -> None:
     flags.DEFINE_string("model", None, "a trained DRCN: a preset such as mobile-x2, or a .keras file")
-    flags.DEFINE_list("train_dir", None, "folders of training photographs")
+    commands.define_folders("train_dir", "folders of training photographs")
     flags.DEFINE_string("output", None, "the .keras file to write; its card stands beside it")
     flags.DEFINE_integer("outputs", 4, "recursions that the new ensemble draws on", lower_bound=1)
     flags.DEFINE_integer("holdout", 8, "training photographs that only tell what was gained or lost", lower_bound=1)
-    flags.DEFINE_list("data_dir", [], "folders of benchmark images to measure the new model on, for its card")
+    commands.define_folders("data_dir", "folders of benchmark images to measure the new model on, for its card")
     flags.DEFINE_boolean("overwrite", False, "replace the file of --output")
     commands.require("model", "train_dir", "output")
 

@@ -73,7 +73,7 @@ def exported(tmp_path_factory, photos):
         str(folder / "model.keras"),
         Options(lr_height=24, lr_width=20, representative_dir=str(photos), license="CC0-1.0"),
     )
-    manifests = tflite_files.export(exporter, str(folder), ["luma", "rgb"], MODES, data_dir=str(photos))
+    manifests = tflite_files.export(exporter, str(folder), ["luma", "rgb"], MODES, data_dirs=[str(photos)])
     return model, folder, {(manifest["pipeline"], manifest["mode"]): manifest for manifest in manifests}
 
 

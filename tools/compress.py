@@ -178,7 +178,7 @@ def define_flags():
     flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
     flags.DEFINE_string("output", None, "folder that the files are written to")
     flags.DEFINE_enum("method", None, METHODS, "what to fine-tune for")
-    flags.DEFINE_list("train_dir", None, "folders of training photographs")
+    commands.define_folders("train_dir", "folders of training photographs")
     commands.require("model", "output", "method", "train_dir")
     flags.DEFINE_list("mode", [], f"of {', '.join(names.MODES)}; default: int8 after qat, float32 and int8 else")
     flags.DEFINE_list("pipeline", ["luma"], "luma, rgb")
@@ -194,7 +194,7 @@ def define_flags():
     flags.DEFINE_float("sparsity", 0.5, "share of zeros that pruning reaches", lower_bound=0.0, upper_bound=0.99)
     flags.DEFINE_integer("clusters", 32, "different weights per kernel", lower_bound=2, upper_bound=256)
     tflite.define_size()
-    flags.DEFINE_string("data_dir", "", "original photographs to measure the luma files on")
+    commands.define_folders("data_dir", "folders of original photographs to measure the luma files on")
     flags.DEFINE_bool("overwrite", False, "replace files that exist")
 
 
@@ -229,7 +229,7 @@ def main(argv):
     tflite_files.refuse_existing(first, FLAGS.output, pipelines, modes, FLAGS.overwrite)
     make_folder(FLAGS.output)  # What would fail at the end fails before the training.
     if FLAGS.data_dir:
-        list_folders([FLAGS.data_dir])
+        list_folders(FLAGS.data_dir)
     paths = list_folders(FLAGS.train_dir)
     tuned, network, ranges = compress(model, method, paths, first.representative, training, whole)
     exporter = Exporter(tuned, source, options, Compressed(network=network, ranges=ranges, baseline=model))
@@ -239,7 +239,7 @@ def main(argv):
         check_findings(found, method, training, mode)
         return {**found, "compression": {"method": method, **training}}
 
-    manifests = tflite_files.export(exporter, FLAGS.output, pipelines, modes, FLAGS.data_dir, FLAGS.overwrite, inspect)
+    manifests = tflite_files.export(exporter, FLAGS.output, pipelines, modes, FLAGS.data_dir or (), FLAGS.overwrite, inspect)
     for manifest in manifests:
         path = os.path.join(FLAGS.output, manifest["model"]["file"])
         print(

@@ -39,8 +39,9 @@ def define_flags():
     flags.DEFINE_string("run", None, "a --model_dir of drcn_keras.train", required=True)
     flags.DEFINE_string("name", None, "the preset's name, e.g. mobile-x2", required=True)
     flags.DEFINE_string("command", None, "the command that trained it", required=True)
-    flags.DEFINE_list("data_dir", None, "benchmark folders to measure it on", required=True)
-    flags.DEFINE_list("self_ensemble_dir", None, "those to measure it on turned eight ways too", required=True)
+    commands.define_folders("data_dir", "benchmark folders to measure it on")
+    commands.define_folders("self_ensemble_dir", "those to measure it on turned eight ways too")
+    commands.require("data_dir", "self_ensemble_dir")
     flags.DEFINE_string("output", os.path.join("drcn_keras", "weights"), "folder for the two files")
 
 

@@ -38,7 +38,7 @@ TARGETS = {
 SIDES = (64, 256)
 MODES = ("float32", "float16", "dynamic", "int8", "int8 (QAT)", "int8_full", "int8_full (QAT)", "int16x8")
 _AWARE = " (QAT)"
-# LiteRT has reference kernels alone for its convolutions: measured on the first folder, timed at the smaller size.
+# LiteRT has reference kernels alone for its convolutions: timed at the smaller size only.
 SLOW = ("int16x8",)
 # Timed in turn, so that a slow moment of the machine meets every file.
 ROUNDS = 9
@@ -74,8 +74,8 @@ def measure(exporter, modes, output, train_dirs, data_dir, training):
         row |= {"mode": mode, "file": manifest["model"]["file"], "bytes": manifest["model"]["bytes"]}
         with open(os.path.join(output, row["file"]), "rb") as file:
             content = file.read()
-        folders, of_size = data_dir[:1] if mode in SLOW else data_dir, maker.of_size(plain)
-        row["tests"] = [exporter.test_set(folder).measure(content, of_size) for folder in folders]
+        of_size = maker.of_size(plain)
+        row["tests"] = [exporter.test_set(folder).measure(content, of_size) for folder in data_dir]
         if of_size:
             side = exporter.model.scale * SIDES[1]
             large, content = row["file"].replace(".tflite", f"_{SIDES[1]}.tflite"), of_size(side, side)
@@ -172,10 +172,10 @@ def define_flags():
     flags.DEFINE_list("model", None, "DRCN .keras files, or presets such as mobile-x2; a table each")
     flags.DEFINE_enum("scale", None, ["2", "3", "4"], "the one to export of a model of several scales")
     flags.DEFINE_string("output", "tflite_table", "folder; in it one for each model, with the files and results.json")
-    flags.DEFINE_list("train_dir", None, "folders of training photographs; calibration takes the first")
-    flags.DEFINE_list("data_dir", None, "folders to measure on; int16x8 on the first alone")
+    commands.define_folders("train_dir", "folders of training photographs; calibration takes the first")
+    commands.define_folders("data_dir", "folders to measure on")
     commands.require("model", "train_dir", "data_dir")
-    flags.DEFINE_list("mode", list(MODES), "what to measure anew; other rows of --output are kept")
+    flags.DEFINE_list("mode", list(MODES), "what to measure anew; other rows of --output are kept. int16x8 takes hours")
     flags.DEFINE_bool("times_only", False, "time the files of --output again and measure nothing else")
     flags.DEFINE_integer("qat_steps", 1000, "steps of quantisation-aware training", lower_bound=1)
     flags.DEFINE_float("qat_learning_rate", 1e-4, "of its first step", lower_bound=1e-9)
@@ -186,7 +186,7 @@ def main(argv):
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
     training = {"steps": FLAGS.qat_steps, "learning_rate": FLAGS.qat_learning_rate, "alpha_start": 0.1}
-    training |= {"batch_size": 16, "patch_size": 41, "stride": 21, "seed": 0}
+    training |= {"batch_size": 3, "patch_size": 96, "stride": 21, "seed": 0}
     modes = [] if FLAGS.times_only else tflite.choose("mode", FLAGS.mode, MODES)
     for name in FLAGS.model:
         source = path_of(name)

@@ -123,7 +123,7 @@ def join(state, run):
 
 
 def define_flags():
-    flags.DEFINE_list("train_dir", [], "pack: folders of training photographs, separated by commas")
+    commands.define_folders("train_dir", "pack: folders of training photographs")
     flags.DEFINE_string("images", None, "file of the packed photographs")
     commands.require("images")
     flags.DEFINE_string("state", "", "piece: folder with the parts of the run's state; none there: a new run")

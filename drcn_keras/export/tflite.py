@@ -48,7 +48,7 @@ def define_flags(values=FLAGS):
     define("bool", "dynamic_shape", False, "let the file take any size, for runtimes that resize")
     define("enum", "rgb_dtype", "uint8", ["uint8", "float32"], "ends of the rgb pipeline; browsers want float32")
     define("string", "representative_dir", "", "training photographs; int8, int8_full and int16x8 need them")
-    define("string", "data_dir", "", "original photographs to measure the luma files on")
+    commands.define_folders("data_dir", "folders of original photographs to measure the luma files on", values)
     define("string", "license", "", f"of the weights, written into the file; the presets' is {PRESETS_LICENSE}")
     define("bool", "overwrite", False, "replace files that exist")
 
@@ -80,7 +80,7 @@ def main(argv):
     )
     model = load_at(FLAGS.model, FLAGS.scale and int(FLAGS.scale))
     exporter = Exporter(model, path_of(FLAGS.model), options)
-    manifests = tflite_files.export(exporter, FLAGS.output, pipelines, modes, FLAGS.data_dir, FLAGS.overwrite)
+    manifests = tflite_files.export(exporter, FLAGS.output, pipelines, modes, FLAGS.data_dir or (), FLAGS.overwrite)
     for manifest in manifests:
         print(os.path.join(FLAGS.output, manifest["model"]["file"]))
 

@@ -26,7 +26,7 @@ def export(
     output: str,
     pipelines: Sequence[str],
     modes: Sequence[str],
-    data_dir: str = "",
+    data_dirs: Sequence[str] = (),
     overwrite: bool = False,
     inspect: Callable[[bytes, str], dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def export(
         output: folder, made when missing.
         pipelines: of `names.PIPELINES`.
         modes: of `names.MODES`.
-        data_dir: folder of original photographs to measure luma files on, or "".
+        data_dirs: folders of original photographs to measure luma files on.
         overwrite: replace files that exist.
         inspect: function of (content, mode) that returns more for the manifest, or raises UserError.
 
@@ -59,12 +59,12 @@ def export(
             file=sys.stderr,
         )
     refuse_existing(exporter, output, pipelines, modes, overwrite)
-    if data_dir and "luma" in pipelines:
-        exporter.test_set(data_dir)
+    for folder in data_dirs if "luma" in pipelines else ():
+        exporter.test_set(folder)
     make_folder(output)
     manifests = []
     for pipeline, mode in tqdm(jobs, desc="export", unit="file", disable=None):
-        content, golden, manifest = _made(exporter, pipeline, mode, data_dir, inspect)
+        content, golden, manifest = _made(exporter, pipeline, mode, data_dirs, inspect)
         refuse_existing(exporter, output, [pipeline], [mode], overwrite)  # Another run may have been quicker.
         _write(os.path.join(output, exporter.stem(pipeline, mode)), content, golden, manifest)
         manifests.append(manifest)
@@ -89,7 +89,7 @@ def _write(path, content, golden, manifest):
     write_together([(f"{path}.json", text.encode()), (f"{path}.tflite", content), (f"{path}.npz", golden)])
 
 
-def _made(exporter, pipeline, mode, data_dir, inspect):
+def _made(exporter, pipeline, mode, data_dirs, inspect):
     """The bytes of one .tflite file and of its golden vectors, and its manifest: proven, and not yet written."""
     stem = exporter.stem(pipeline, mode)
     content = exporter.content(pipeline, mode)
@@ -107,8 +107,9 @@ def _made(exporter, pipeline, mode, data_dir, inspect):
             "Nothing was written for it."
         )
     _prove(stem, content, packed.getvalue())
-    if data_dir and pipeline == "luma":
-        manifest["test"] = [exporter.test_set(data_dir).measure(content, exporter.of_size(mode))]
+    if data_dirs and pipeline == "luma":
+        of_size = exporter.of_size(mode)
+        manifest["test"] = [exporter.test_set(folder).measure(content, of_size) for folder in data_dirs]
     logging.info("%s: %d bytes, %.2f dB against the float model", stem, len(content), manifest["psnr_vs_float"])
     return content, packed.getvalue(), seal(manifest)
 
