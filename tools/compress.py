@@ -239,7 +239,8 @@ def main(argv):
         check_findings(found, method, training, mode)
         return {**found, "compression": {"method": method, **training}}
 
-    manifests = tflite_files.export(exporter, FLAGS.output, pipelines, modes, FLAGS.data_dir or (), FLAGS.overwrite, inspect)
+    measured_on = FLAGS.data_dir or ()
+    manifests = tflite_files.export(exporter, FLAGS.output, pipelines, modes, measured_on, FLAGS.overwrite, inspect)
     for manifest in manifests:
         path = os.path.join(FLAGS.output, manifest["model"]["file"])
         print(
