@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -148,6 +149,14 @@ def test_folders_are_repeated_or_separated_and_a_comma_may_be_their_own(tmp_path
     (tmp_path / "a,b").mkdir()
     done = command(("fine", ""), f"--data_dir={tmp_path}/a,b", "--data_dir=c,d")
     assert done.stdout == f"{[f'{tmp_path}/a,b', 'c', 'd']}\n"
+
+
+def test_every_list_of_folders_is_of_that_kind():
+    # Of absl's own lists the last occurrence wins, without a word.
+    sources = [path for folder in ("drcn_keras", "tools") for path in ROOT.joinpath(folder).rglob("*.py")]
+    lists = re.compile(r'(?:DEFINE_(?:multi_string|list)\(|define\("list",)\s*"\w*dir"')
+    assert len(sources) > 50
+    assert not [path.name for path in sources if lists.search(path.read_text())]
 
 
 @pytest.mark.parametrize(
