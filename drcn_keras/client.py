@@ -114,8 +114,11 @@ def plan(source: str, output: str, overwrite: bool) -> list[tuple[str, str]]:
         list of (source path, output path).
 
     Raises:
-        UserError: nothing to do, or two sources with one output.
+        UserError: no such file, one whose result is there, or two sources with one output.
     """
+    if not os.path.exists(source):
+        # Before a server is asked, which may take its time not to answer.
+        raise UserError(f"{source}: no such file.")
     if not os.path.isdir(source):
         if not output.lower().endswith(".png"):
             raise ArgumentError(f"`output` must be a .png file for one image; received {output!r}.")

@@ -394,6 +394,12 @@ def test_two_images_of_one_name_get_results_apart(tmp_path):
     assert [os.path.basename(target) for _, target in planned] == ["a.jpg.png", "a.png.png"]
 
 
+def test_a_missing_image_is_told_before_any_server_is_asked(tmp_path):
+    missing = str(tmp_path / "photo.jpg")
+    with pytest.raises(UserError, match=r"photo.jpg: no such file\."):
+        client.plan(missing, str(tmp_path / "out.png"), overwrite=False)
+
+
 def test_benchmark_counts_what_goes_wrong():
     """A server that answers one size wrongly and takes garbage for an image."""
     good = client.encode_png(np.zeros((4, 4), np.uint8))

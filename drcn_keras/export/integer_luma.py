@@ -33,9 +33,7 @@ class LumaNetwork(integer.Body):
 
     def __init__(self, model, network, ranges, images, wanted=None):
         super().__init__(model, network, ranges, integer.luma_top(model.channels))
-        # Above its white the file cannot see: an image that lies there must not pull the fit.
-        images = np.clip(images, 0.0, self.top)
-        given = _on_grid(images, self.top)
+        images, given = _taken(images, self.top)
         self.scale = model.scales[0]
         self._rounding = _rounding_filter(images, given, self.scale), np.full(self.channels, self.top / 2.0)
         image = np.arange(self.channels)
@@ -97,15 +95,17 @@ def given_back(images, scale):
         float32 (rows, columns, channels, scale^2 * channels): a convolution of `inference.mirrored` with that stride,
         whose scale^2 pixels, as `ops.depth_to_space` deals them, are to be added to the rounded ILR.
     """
-    channels, top = images.shape[3], integer.luma_top(images.shape[3])
-    images = np.clip(images, 0.0, top)
-    kernel = _rounding_filter(images, _on_grid(images, top), scale)
+    channels = images.shape[3]
+    images, given = _taken(images, integer.luma_top(channels))
+    kernel = _rounding_filter(images, given, scale)
     one = kernel.reshape(*kernel.shape[:2], _GIVEN, channels, -1).sum(axis=2)
     return (one * (2.0 / 255.0)).astype(np.float32)
 
 
-def _on_grid(images, top):
-    return np.round(images * (255.0 / top)) * (top / 255.0)
+def _taken(images, top):
+    """(images without what the file cannot see, the same on its grid): what lies above its white must pull no fit."""
+    images = np.clip(images, 0.0, top)
+    return images, np.round(images * (255.0 / top)) * (top / 255.0)
 
 
 def _rounding_filter(images, given, scale):
