@@ -13,6 +13,7 @@ What differs from the int8 mode, whose ends stay in float:
 """
 
 import dataclasses
+import re
 
 import keras
 import numpy as np
@@ -171,7 +172,7 @@ class Body:
 def side_by_side(draft, images):
     """What the last convolution of a file, bytes, gets for images: arrays (height, width, channels), real numbers."""
     gather = names.tensor("concatenation", flatbuffer.operators(draft)["CONCATENATION"])
-    return quantize.int8_values(draft, images, gather)
+    return (value for _, value in quantize.one_by_one(draft, images, f"{re.escape(gather)}$"))
 
 
 def interleaved(given, kernel, bias, height, width, stride=1):

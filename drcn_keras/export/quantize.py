@@ -124,17 +124,19 @@ def observe(content, images):
 def values(content, images, pattern):
     """A luma file's float feature maps whose names match: dict of name to array (count, height, width, channels)."""
     found = {}
-    for name, value in _all_values(content, images):
-        if re.match(pattern, name) and value.dtype == np.float32:
-            found.setdefault(name, []).append(value.copy())
+    for name, value in one_by_one(content, images, pattern):
+        found.setdefault(name, []).append(value)
     return {name: np.stack(maps) for name, maps in found.items()}
 
 
-def int8_values(content, images, name):
-    """The feature map of that name in a luma file of integers, in real numbers, image after image."""
-    for found, value in _all_values(content, images):
-        if found == name:
-            yield value
+def one_by_one(content, images, pattern):
+    """(name, float32 (height, width, channels)) of the same maps, image after image: no more than one is held.
+
+    Those of a file of integers come in real numbers.
+    """
+    for name, value in _all_values(content, images):
+        if re.match(pattern, name) and value.dtype == np.float32:
+            yield name, value
 
 
 def _all_values(content, images):
