@@ -15,7 +15,7 @@ import numpy as np
 from drcn_keras.export import names, quantize
 
 # Neighbouring receptive fields are much alike: the rounding looks at one of 2 x 2. With one of 4 x 4, of every third
-# patch, int8 files lost half as much again.
+# patch, int8_full lost 0.033 instead of 0.030 dB on 20 images of BSD200, int8 0.004 instead of 0.003.
 _EVERY = 2
 _GPTQ_DAMPING = 0.01
 _REFIT_DAMPING = 1e-4
