@@ -116,13 +116,13 @@ def plan(source: str, output: str, overwrite: bool) -> list[tuple[str, str]]:
     Raises:
         UserError: no such file, one whose result is there, or two sources with one output.
     """
-    if not os.path.exists(source):
-        # Before a server is asked, which may take its time not to answer.
-        raise UserError(f"{source}: no such file.")
     if not os.path.isdir(source):
         if not output.lower().endswith(".png"):
             raise ArgumentError(f"`output` must be a .png file for one image; received {output!r}.")
         planned = jobs.plan([source], output)
+        if not os.path.exists(source):
+            # Before a server is asked, which may take its time not to answer.
+            raise UserError(f"{source}: no such file.")
         if os.path.exists(output) and not overwrite:
             raise UserError(f"{output} exists; `overwrite` replaces it.")
         return planned
