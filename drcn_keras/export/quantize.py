@@ -110,7 +110,7 @@ def observe(content, images):
     """
     random = np.random.default_rng(0)
     observed = {}
-    for name, value in _all_values(content, images):
+    for name, value in one_by_one(content, images):
         seen = observed.setdefault(name, {"low": np.inf, "high": -np.inf, "channels": 0.0, "sample": []})
         seen["low"] = min(seen["low"], float(value.min()))
         seen["high"] = max(seen["high"], float(value.max()))
@@ -129,18 +129,11 @@ def values(content, images, pattern):
     return {name: np.stack(maps) for name, maps in found.items()}
 
 
-def one_by_one(content, images, pattern):
-    """(name, float32 (height, width, channels)) of the same maps, image after image: no more than one is held.
+def one_by_one(content, images, pattern=""):
+    """(name, float32 (height, width, channels)) of the feature maps whose names match, image after image.
 
-    Those of a file of integers come in real numbers.
+    No more than one is held, and none is read that is not asked for. Those of a file of integers come in real numbers.
     """
-    for name, value in _all_values(content, images):
-        if re.match(pattern, name) and value.dtype == np.float32:
-            yield name, value
-
-
-def _all_values(content, images):
-    """(name, value (height, width, channels)) of every feature map, image after image."""
     with _looking_inside():
         interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
     entry = interpreter.get_input_details()[0]["index"]
@@ -149,7 +142,7 @@ def _all_values(content, images):
     details = [
         detail
         for detail in interpreter.get_tensor_details()
-        if len(detail["shape"]) == 4 and detail["name"] and "/" not in detail["name"]
+        if len(detail["shape"]) == 4 and re.match(pattern, name := detail["name"]) and name and "/" not in name
     ]
     scale, zero = interpreter.get_input_details()[0]["quantization"]
     for image in images:
@@ -162,7 +155,8 @@ def _all_values(content, images):
             if scale:
                 step, offset = detail["quantization"]
                 value = np.float32(step) * (value.astype(np.float32) - offset)
-            yield detail["name"], value
+            if value.dtype == np.float32:
+                yield detail["name"], value
 
 
 def best_range(seen):
