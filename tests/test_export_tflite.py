@@ -231,7 +231,7 @@ def test_a_file_says_what_it_is_without_its_manifest(exported):
 def test_the_python_of_the_docs_runs_as_it_stands(exported, photos, tmp_path):
     _, folder, _ = exported
     text = (ROOT / "docs" / "tflite_in_an_app.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     path = folder / "drcn_x2_rgb_int8.tflite"
     shutil.copy(path, tmp_path)
     shutil.copy(photos / "0.png", tmp_path / "photo.png")

@@ -111,6 +111,10 @@ def test_whole_numbers_at_the_ends(tools):
     # Ties to even, as NumPy and the C library round.
     assert tensor.tolist() == [-128, -128, -128, -127, 0, 127, 127]
     np.testing.assert_allclose(tools["manifest"].from_tensor(tensor, described)[[1, 3, 5]], [0, 1 / 255, 1], atol=1e-7)
+    # In two digits: 100.25 steps, and what lies above all.
+    two = tools["manifest"].to_tensor(np.array([[100.25 / 255], [1.2]]), {**described, "digits": 2})
+    assert two.dtype == np.int8
+    assert two.tolist() == [[-28, -64], [127, 127]]
     plain = {"dtype": "uint8", "quantization": None}
     assert tools["manifest"].to_tensor(np.array([0, 7.4, 255.0]), plain).tolist() == [0, 7, 255]
 

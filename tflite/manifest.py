@@ -169,15 +169,21 @@ def to_tensor(image, described):
     """Pixels in the manifest's unit as what the file takes: rounded and clipped where that is an integer.
 
     Args:
-        image: array of real numbers: in [0, 1] for luma files, 0 to 255 for rgb files.
-        described: the manifest's "input", dtype and quantization (null where the integer is the pixel itself).
+        image: array (..., channels) of real numbers: in [0, 1] for luma files, 0 to 255 for rgb files.
+        described: the manifest's "input": dtype, quantization (null where the integer is the pixel itself) and digits,
+            1 where it does not say. In 2 digits a value is whole steps of the grid and 256ths of one: the image's
+            channels stand there once for the one and once more for the other.
     """
     if described["dtype"] == "float32":
         return np.asarray(image, np.float32)
     grid = described.get("quantization") or {"scale": 1.0, "zero_point": 0}
     limits = np.iinfo(described["dtype"])
-    steps = np.round(np.asarray(image, np.float64) / grid["scale"]) + grid["zero_point"]
-    return np.clip(steps, limits.min, limits.max).astype(described["dtype"])
+    levels, digits = limits.max - limits.min + 1, described.get("digits", 1)
+    base = levels ** (digits - 1)
+    steps = np.round(np.asarray(image, np.float64) / grid["scale"] * base) + (grid["zero_point"] - limits.min) * base
+    steps = np.clip(steps, 0, levels * base - 1).astype(np.int64)
+    parts = [steps // levels**place % levels + limits.min for place in reversed(range(digits))]
+    return np.concatenate(parts, axis=-1).astype(described["dtype"])
 
 
 def from_tensor(array, described):
@@ -189,14 +195,6 @@ def from_tensor(array, described):
     if grid:
         return np.float32(grid["scale"]) * (array.astype(np.float32) - grid["zero_point"])
     return array
-
-
-def input_top(manifest):
-    """The largest value that the input can hold, in the manifest's unit; infinite where it is float."""
-    described = manifest["input"]
-    if described["dtype"] == "float32":
-        return np.inf
-    return float(from_tensor(np.array(np.iinfo(described["dtype"]).max), described))
 
 
 def output_peak(manifest):

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pictures
 from command import MOST_THREADS, Parser, end, whole
-from manifest import CannotRun, from_tensor, identity_fault, input_top, output_peak, read_manifest, to_tensor
+from manifest import CannotRun, from_tensor, identity_fault, output_peak, read_manifest, to_tensor
 from runtime import Model, chosen_delegate, usable_cores
 from transparency import extend_colors, reach
 
@@ -77,8 +77,8 @@ def upscale(model, manifest, pixels, tile=256, progress=None):
         given = np.broadcast_to(pixels[..., None], (*pixels.shape, 3)) if gray else pixels
         convert = pictures.unit
     else:
-        # A grid that ends at the luma of white holds a gray picture as the luma of its colours, as in a photograph.
-        narrow = gray and input_top(manifest) < 1.0
+        # A grid has no room for what enlargement adds beyond black and white: a gray picture goes as its colours' luma.
+        narrow = gray and manifest["input"]["dtype"] != "float32"
         convert = pictures.luma_of_gray if narrow else pictures.unit if gray else _ycbcr_of_bytes
         given = pixels[..., None] if gray else pixels
     for top, bottom, first, last in tiles.bands:

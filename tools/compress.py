@@ -21,7 +21,7 @@ from drcn_keras.card import path_of
 from drcn_keras.commands import FLAGS
 from drcn_keras.data import list_folders
 from drcn_keras.errors import UserError
-from drcn_keras.export import flatbuffer, integer, integer_luma, names, quantize, tflite, tflite_files, tune
+from drcn_keras.export import flatbuffer, names, quantize, tflite, tflite_files, tune
 from drcn_keras.export.exporter import Compressed, Exporter, Options
 from drcn_keras.export.pipeline import Pipeline, to_tflite
 from drcn_keras.files import make_folder
@@ -34,7 +34,7 @@ METHODS = ("qat", "prune", "cluster", "qat+prune")
 SPARSITY_SLACK = 0.01
 
 
-def compress(model, method, paths, representative, settings, whole=False):
+def compress(model, method, paths, representative, settings):
     """Fine-tunes under a compression, in a process with tf_keras.
 
     Args:
@@ -43,8 +43,6 @@ def compress(model, method, paths, representative, settings, whole=False):
         paths: training photographs.
         representative: ILR patches that the 8-bit ranges start from.
         settings: dict with steps, learning_rate, alpha_start, batch_size, patch_size, stride, seed, sparsity, clusters.
-        whole: for qat, round the ILR too and give back what can be told of it, as int8_full does. Patches and their
-            stride are then the next multiples of the scale.
 
     Returns:
         (tuned, network, ranges): the `DRCN` with the new weights, its residual network with the identity taken out
@@ -58,16 +56,10 @@ def compress(model, method, paths, representative, settings, whole=False):
     if "qat" in method:
         network = tune.equalize(network, quantize.observe(_luma(model, network), representative))
         ranges = quantize.calibrate(_luma(model, network), representative, "int8")
-        ranges |= integer.boundaries(ranges, model.channels) if whole else {}
     request = {**_weights(model, network), **_probe(model)}
     if ranges:
-        rounded = [name for name in ranges if names.role_of(name) in names.QUANTIZED] + ["ilr"] * whole
-        inside = {name: ranges[name] for name in rounded}
+        inside = {name: bounds for name, bounds in ranges.items() if names.role_of(name) in names.QUANTIZED}
         request.update({f"range/{name}": np.array(limits) for name, limits in inside.items()})
-    if whole:
-        request["given_back"] = integer_luma.given_back(representative, model.scale)
-        sizes = {name: settings[name] + -settings[name] % model.scale for name in ("patch_size", "stride")}
-        settings = {**settings, **sizes}
     about = {name: getattr(model, name) for name in ("filters", "channels", "scale")}
     about["used"] = inference.used_recursions(model)
     request["settings"] = np.array(json.dumps({**settings, **about, "method": method, "paths": list(paths)}))
@@ -210,12 +202,6 @@ def main(argv):
     method = FLAGS.method
     modes = tflite.choose("mode", FLAGS.mode or (["int8"] if "qat" in method else ["float32", "int8"]), names.MODES)
     pipelines = tflite.choose("pipeline", FLAGS.pipeline, names.PIPELINES)
-    whole = "qat" in method and "int8_full" in modes
-    if whole and (modes != ["int8_full"] or pipelines != ["luma"]):
-        raise UserError(
-            "training for int8_full rounds the luma image, which no other file does; expected `mode` int8_full and "
-            f"`pipeline` luma alone, received {', '.join(modes)} and {', '.join(pipelines)}."
-        )
     source = path_of(FLAGS.model)
     model = load_at(source, FLAGS.scale and int(FLAGS.scale))
     training = {name: FLAGS[name].value for name in _TRAINING}
@@ -231,7 +217,7 @@ def main(argv):
     if FLAGS.data_dir:
         list_folders(FLAGS.data_dir)
     paths = list_folders(FLAGS.train_dir)
-    tuned, network, ranges = compress(model, method, paths, first.representative, training, whole)
+    tuned, network, ranges = compress(model, method, paths, first.representative, training)
     exporter = Exporter(tuned, source, options, Compressed(network=network, ranges=ranges, baseline=model))
 
     def inspect(content, mode):

@@ -41,32 +41,6 @@ class Ranged(tf_keras.layers.Layer):
         return {**super().get_config(), "bounds": self.bounds}
 
 
-class RoundedIlr(Ranged):
-    """The ILR as an int8_full file sees it: rounded, and what can be told of what rounding took given back.
-
-    Args:
-        bounds: as for `Ranged`.
-        given_back: kernel from `integer_luma.given_back`.
-        scale: its stride.
-    """
-
-    def __init__(self, bounds, given_back, scale, **kwargs):
-        super().__init__(bounds, **kwargs)
-        self.given_back = given_back
-        self.scale = scale
-
-    def call(self, inputs):
-        rounded = super().call(inputs)
-        around = tf.pad(rounded, [[0, 0], [2, 2], [2, 2], [0, 0]], "SYMMETRIC")
-        lost = tf.nn.depth_to_space(tf.nn.conv2d(around, self.given_back, self.scale, "VALID"), self.scale)
-        # The file's channel for it goes one step up and one down.
-        step = self.bounds[1] / 255.0
-        return rounded + tf.clip_by_value(lost, -step, step)
-
-    def get_config(self):
-        return {**super().get_config(), "given_back": self.given_back, "scale": self.scale}
-
-
 class KernelOnly(tfmot.quantization.keras.QuantizeConfig):
     """8 bit per output channel for the kernel; activations have their `Ranged` layers."""
 
@@ -101,14 +75,13 @@ class Ensemble(tf_keras.layers.Layer):
         return tf.einsum("bdhwc,d->bhwc", inputs, self.recursion_weights)
 
 
-def build_twin(filters, channels, used, ranges, rounded=None):
+def build_twin(filters, channels, used, ranges):
     """The training graph: ilr -> [stacked reconstructions, ensemble]; the identity is out of the recursion.
 
     Args:
         filters, channels: of the DRCN.
         used: the recursions that its ensemble draws on, sorted list of numbers from 1; only they are reconstructed.
         ranges: dict of tensor name to (low, high); tensors that are missing are not quantised.
-        rounded: what `RoundedIlr` takes beside its bounds, a dict; None: the ILR is not rounded.
 
     Returns:
         tf_keras.Model. Layers and fake quantisers bear the names that the exporter gives to its tensors.
@@ -121,7 +94,7 @@ def build_twin(filters, channels, used, ranges, rounded=None):
         return Ranged(ranges.get(name), name=f"{name}_range")(features)
 
     ilr = tf_keras.Input((None, None, channels), name="ilr")
-    seen = features = RoundedIlr(ranges["ilr"], **rounded, name="ilr_range")(ilr) if rounded else ilr
+    features = ilr
     for name in (names.EMBEDDING_1, names.EMBEDDING_2):
         features = ranged(conv(filters, name, "relu")(features), names.tensor(name, 1))
     inference = conv(filters, names.INFERENCE)
@@ -136,7 +109,7 @@ def build_twin(filters, channels, used, ranges, rounded=None):
         # The exporter counts the reconstructions, not the recursions that they are of.
         name = names.tensor(names.RECONSTRUCTION_1, len(outputs) + 1)
         residual = project(ranged(reconstruct(features), name))
-        outputs.append(tf_keras.layers.Add(name=f"skip_{d}")([residual, seen]))
+        outputs.append(tf_keras.layers.Add(name=f"skip_{d}")([residual, ilr]))
     stacked = tf_keras.layers.Lambda(lambda images: tf.stack(images, axis=1), name="stack")(outputs)
     return tf_keras.Model(ilr, [stacked, Ensemble(name=names.ENSEMBLE)(stacked)])
 
@@ -318,8 +291,7 @@ def main(request, target):
             for name, bounds in arrays.items()
             if name.startswith("range/")
         }
-        rounded = {"given_back": arrays["given_back"], "scale": settings["scale"]} if "ilr" in ranges else None
-        teacher, twin = twin, build_twin(*shape, ranges, rounded)
+        teacher, twin = twin, build_twin(*shape, ranges)
         load_weights(twin, found)
         load_weights(teacher, arrays)
         aims = ((ilr, teacher(ilr)[1]) for ilr, _ in batches)

@@ -74,13 +74,7 @@ def measure(exporter, modes, output, train_dirs, data_dir, training):
         row |= {"mode": mode, "file": manifest["model"]["file"], "bytes": manifest["model"]["bytes"]}
         with open(os.path.join(output, row["file"]), "rb") as file:
             content = file.read()
-        of_size = maker.of_size(plain)
-        row["tests"] = [exporter.test_set(folder).measure(content, of_size) for folder in data_dir]
-        if of_size:
-            side = exporter.model.scale * SIDES[1]
-            large, content = row["file"].replace(".tflite", f"_{SIDES[1]}.tflite"), of_size(side, side)
-            write_atomically(os.path.join(output, large), lambda file, content=content: file.write(content))
-            row["files"] = {str(SIDES[1]): large}
+        row["tests"] = [exporter.test_set(folder).measure(content) for folder in data_dir]
         rows[mode] = row
         _save(output, rows)
     return {mode: rows[mode] for mode in MODES if mode in rows}
@@ -89,8 +83,7 @@ def measure(exporter, modes, output, train_dirs, data_dir, training):
 def _quantization_aware(exporter, mode, train_dirs, training):
     """The `Exporter` of a model that was trained for a mode."""
     model, paths = exporter.model, list_folders(train_dirs)
-    whole = mode == "int8_full"
-    tuned, network, ranges = compress.compress(model, "qat", paths, exporter.representative, training, whole)
+    tuned, network, ranges = compress.compress(model, "qat", paths, exporter.representative, training)
     trained = Compressed(network=network, ranges=ranges, baseline=model)
     options = dataclasses.replace(exporter.options, label="qat")
     return Exporter(tuned, exporter.source, options, trained)
@@ -100,8 +93,7 @@ def add_times(rows, output, scale):
     """Times the files of `rows`, as `measure` returns them, and adds "latency" to each."""
     for side in SIDES:
         timed = [row for row in rows.values() if side == SIDES[0] or row["mode"] not in SLOW]
-        # A file that cannot be resized has another beside it.
-        paths = [os.path.join(output, row.get("files", {}).get(str(side), row["file"])) for row in timed]
+        paths = [os.path.join(output, row["file"]) for row in timed]
         for row, times in zip(timed, _latencies(paths, scale * side), strict=True):
             row.setdefault("latency", {})[str(side)] = times
     _save(output, rows)
@@ -128,8 +120,7 @@ def _latencies(paths, side):
     runs = []
     for path in paths:
         run = runner.Runner(path)
-        channels = run.interpreter.get_input_details()[0]["shape"][-1]
-        image = run.taken(np.random.default_rng(0).random((side, side, channels), np.float32))
+        image = run.taken(np.random.default_rng(0).random((side, side, run.channels), np.float32))
         run(image)
         runs.append((run, image, []))
     for _ in range(ROUNDS):

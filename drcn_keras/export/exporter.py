@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -130,10 +129,6 @@ class Exporter:
         _, *size, _ = graph.shape(self.options.lr_height, self.options.lr_width)
         about = metadata.describe(self.model, graph, "int8_full", self.options.license)
         return metadata.attach(network.file(network.last, *size), about)
-
-    def of_size(self, mode: str) -> Callable[[int, int], bytes] | None:
-        """What makes a luma file for ILR of (height, width); None where the file of one size can be resized."""
-        return functools.partial(self._integer.file, self._integer.last) if mode == "int8_full" else None
 
     @functools.cached_property
     def _integer(self):

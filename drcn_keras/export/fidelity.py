@@ -1,8 +1,8 @@
 """How close a file's images are to the float model's: on golden vectors, and on folders of photographs."""
 
 import concurrent.futures
+import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,21 +44,16 @@ class TestSet:
             for pair in tqdm(self.pairs, desc=self.name, unit="image", leave=False, disable=None)
         ]
 
-    def measure(self, content: bytes, of_size: Callable[[int, int], bytes] | None = None) -> dict[str, Any]:
-        """A luma file by the field's protocol, next to the float model.
-
-        Args:
-            content: of the file.
-            of_size: where it cannot be resized, what makes it for ILR of (height, width).
+    def measure(self, content: bytes) -> dict[str, Any]:
+        """A luma file, its bytes, by the field's protocol, next to the float model.
 
         Returns:
             dict for the manifest: dataset, scale, and in dB psnr, float_psnr, drop, fidelity.
         """
-        sizes = [pair.ilr.shape[:2] for pair in self.pairs]
-        made = {size: of_size(*size) if of_size else content for size in dict.fromkeys(sizes)}
+        compare = functools.partial(self._compare, content)
         # One image a thread: not every kernel shares its work among threads.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            rows = list(pool.map(self._compare, map(made.get, sizes), self.pairs, self.expected))
+            rows = list(pool.map(compare, self.pairs, self.expected))
         psnr, float_psnr, close = np.mean(rows, axis=0)
         return {
             "dataset": self.name,

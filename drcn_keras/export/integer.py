@@ -4,8 +4,8 @@ What differs from the int8 mode, whose ends stay in float:
 - The weighted sum, the last convolution and the skip are one convolution. sum_d conv_b(w_d * r_d) is a convolution over
   all r_d side by side. The ILR stands beside them in several copies, each with its share of the weight of about 1, so
   that one step of 8-bit weights suits the features too. The image is rounded once, at the end, to its own 256 levels.
-- The grid of a luma input ends at 235/255, MATLAB's white: nothing of a colour photograph is lost, and the steps are
-  8 % finer. What rounding the input costs is most of what such a file loses, even where some of it is given back.
+- The input is not rounded to 256 levels, which would cost more than all else: luma comes in two digits, rgb files make
+  the ILR four times.
 - The last convolution is fitted to the float network by least squares on representative patches, its taps on the ILR
   included, and rounded weight after weight (GPTQ). PSNR is relative to an image's error, so smooth patches weigh more.
 
@@ -22,11 +22,7 @@ from keras import ops
 from drcn_keras import inference
 from drcn_keras.export import flatbuffer, names, quantize, tune
 
-# The largest luma of a colour photograph.
-LUMA_TOP = 235.0 / 255.0
 COPIES = 16
-# Of a convolution of an Ethos-U55; Vela makes thousands of operators of one with stride 4.
-_LONGEST_STRIDE = 3
 _REFIT_DAMPING = 1e-4
 _ROUNDING_DAMPING = 1e-3
 # Of a patch's outermost pixels, which are 16 times as large a part of it as of a picture of 1000 x 1000.
@@ -109,21 +105,6 @@ def finest(kernel, moment, members, damping=_ROUNDING_DAMPING) -> np.ndarray:
     return np.concatenate([rounded(one, None, moment, members, None, damping).dealt() for one in outputs], axis=3)
 
 
-def boundaries(ranges, channels):
-    """What a luma file's ranges have to share beyond the int8 mode's: dict of tensor name to (low, high).
-
-    `ranges`: of that mode.
-    """
-    found = [name for name in ranges if names.role_of(name) == names.RECONSTRUCTION_1]
-    reach = float(max(ranges[name][1] for name in found))
-    return {**dict.fromkeys(found, (0.0, reach)), "ilr": (0.0, luma_top(channels))}
-
-
-def luma_top(channels):
-    """The upper end of a luma file's input grid."""
-    return LUMA_TOP if channels == 1 else 1.0
-
-
 class Body:
     """What luma and rgb files share: the network of one `DRCN` on its integer grids, without its last convolution.
 
@@ -131,15 +112,13 @@ class Body:
         model: `DRCN`.
         network: its residual network with the identity taken out, the heavy kernels on their 8-bit grids.
         ranges: dict of tensor name to (low, high), from `quantize.calibrate` in mode int8.
-        top: of the range that the reconstructions are brought to, the image's beside them.
     """
 
-    def __init__(self, model, network, ranges, top):
+    def __init__(self, model, network, ranges):
         self.channels, self.gain = model.channels, inference.skip_gain(model)
         self.used = inference.used_recursions(model)
-        self.top = top
         self.network = tune.copy(network)
-        self.ranges = {**ranges, "ilr": (0.0, top), "sr": (0.0, 1.0)}
+        self.ranges = {**ranges, "ilr": (0.0, 1.0), "sr": (0.0, 1.0)}
         self._stretch()
 
     def _stretch(self):
@@ -147,13 +126,13 @@ class Body:
         found = [name for name in self.ranges if names.role_of(name) == names.RECONSTRUCTION_1]
         reach = float(max(self.ranges[name][1] for name in found))
         layer = self.network.get_layer(names.RECONSTRUCTION_1)
-        layer.set_weights([weights * (self.top / reach) for weights in layer.get_weights()])
+        layer.set_weights([weights / reach for weights in layer.get_weights()])
         weights = self.network.get_layer(names.ENSEMBLE).get_weights()[0]
         kernel, self.bias = self.network.get_layer(names.RECONSTRUCTION_2).get_weights()
         # The last convolution over all reconstructions side by side.
-        self.kernel = np.concatenate([weight * kernel * (reach / self.top) for weight in weights], axis=2)
+        self.kernel = np.concatenate([weight * kernel * reach for weight in weights], axis=2)
         self.features = self.kernel.shape[2]
-        self.ranges |= dict.fromkeys(found, (0.0, self.top))
+        self.ranges |= dict.fromkeys(found, (0.0, 1.0))
 
     def reconstructions(self, image, kernel, bias):
         """The reconstructions in use, a list, of an image, a Keras tensor, with this first convolution."""
@@ -175,7 +154,7 @@ def side_by_side(draft, images):
     return (value for _, value in quantize.one_by_one(draft, images, f"{re.escape(gather)}$"))
 
 
-def interleaved(given, kernel, bias, height, width, stride=1):
+def interleaved(given, kernel, bias, height, width):
     """A convolution that makes s x s pixels at every place, and puts them there.
 
     One convolution for each row of them: what it gives lies side by side in memory as it does in the image, so RESHAPE
@@ -185,33 +164,19 @@ def interleaved(given, kernel, bias, height, width, stride=1):
         given: Keras tensor, so much larger that the convolution gives height x width places.
         kernel: (rows, columns, channels, s * s, outputs), real numbers.
         bias: (outputs,).
-        stride: pixels from one place to the next.
 
     Returns:
         Keras tensor (1, s * height, s * width, outputs).
     """
     scale = round(kernel.shape[3] ** 0.5)
-    halved = stride > _LONGEST_STRIDE
-    if halved:
-        given = ops.concatenate([given, given[:, -2:]], axis=1)
-        given = ops.concatenate([given, given[:, :, -2:]], axis=2)
     rows = []
     for row in range(scale):
         phases = kernel[:, :, :, row * scale : (row + 1) * scale]
-        layer = keras.layers.Conv2D(scale * len(bias), kernel.shape[:2], stride // 2 if halved else stride)
+        layer = keras.layers.Conv2D(scale * len(bias), kernel.shape[:2])
         pixels = layer(given)
         layer.set_weights([phases.reshape(*phases.shape[:3], -1), np.tile(bias, scale)])
-        if halved:
-            pixels = _every_second(pixels, height, width)
         rows.append(ops.reshape(pixels, (1, height, 1, -1)))
     return ops.reshape(ops.concatenate(rows, axis=2), (1, scale * height, scale * width, len(bias)))
-
-
-def _every_second(pixels, height, width):
-    """(1, 2 * height, 2 * width, channels) -> (1, height, width, channels), by RESHAPE and slices of stride 1."""
-    channels = pixels.shape[3]
-    rows = ops.reshape(pixels, (1, height, 4 * width, channels))[:, :, : 2 * width]
-    return ops.reshape(rows, (1, height, width, 2 * channels))[..., :channels]
 
 
 def project(maps, last):

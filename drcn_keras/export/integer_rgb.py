@@ -40,7 +40,7 @@ class RgbNetwork(integer.Body):
     """
 
     def __init__(self, model, network, ranges, images):
-        super().__init__(model, network, ranges, 1.0)
+        super().__init__(model, network, ranges)
         self.scale = model.scales[0]
         self._brightness()
         lr = images.astype(np.float32) / _WHITE

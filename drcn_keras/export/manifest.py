@@ -11,7 +11,7 @@ import numpy as np
 import drcn_keras
 from drcn_keras.export import fidelity, flatbuffer, runner
 from drcn_keras.export.limits import limits_of
-from drcn_keras.export.pipeline import ilr_halo, lr_halo
+from drcn_keras.export.pipeline import input_digits, lr_halo
 
 # Beginnings of the names of processor features that change how LiteRT adds up.
 KERNEL_FEATURES = ("avx", "fma", "f16c", "amx", "asimd", "sve", "i8mm", "bf16", "fphp")
@@ -30,6 +30,8 @@ def describe(exporter, pipeline, mode, content, packed, golden):
     model, stem = exporter.model, exporter.stem(pipeline, mode)
     real = [index for index, name in enumerate(golden["names"]) if name.startswith("patch_")]
     boundaries = _boundaries(content, exporter.options.dynamic_shape)
+    digits = input_digits(pipeline, mode)
+    boundaries["input"] |= {"digits": digits} if digits > 1 else {}
     # An int8 image has 255 steps, like one of 8-bit levels.
     peak = 255.0 if pipeline == "rgb" or boundaries["output"]["dtype"] == "int8" else 1.0
     return {
@@ -42,7 +44,7 @@ def describe(exporter, pipeline, mode, content, packed, golden):
         "filters": model.filters,
         "recursions": model.recursions,
         "channels": model.channels,
-        "halo": ilr_halo(model, mode),
+        "halo": model.halo,
         "lr_halo": lr_halo(model),
         **boundaries,
         "limits": limits_of(mode, boundaries["output"]["dtype"], pipeline),

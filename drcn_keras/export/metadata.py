@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 import drcn_keras
 from drcn_keras.export import flatbuffer
-from drcn_keras.export.pipeline import Pipeline, ilr_halo
+from drcn_keras.export.pipeline import Pipeline, input_digits
 from drcn_keras.model import DRCN
 
 NAME = b"drcn_keras"
@@ -22,10 +22,11 @@ def describe(model: DRCN, pipeline: Pipeline, mode: str, license_name: str) -> d
     """What the file is to say.
 
     Returns:
-        dict: format (1), pipeline, mode, scale, channels; value_range, [black, white] at input and output; halo, pixels
-        of the input around an output pixel that it depends on; filters, recursions; license, "" where it is unknown;
-        made_by.
+        dict: format (1), pipeline, mode, scale, channels; value_range, [black, white] at input and output; digits, in
+        how many to base 256 an input's value comes, where that is not one; halo, pixels of the input around an output
+        pixel that it depends on; filters, recursions; license, "" where it is unknown; made_by.
     """
+    digits = input_digits(pipeline.kind, mode)
     return {
         "format": 1,
         "pipeline": pipeline.kind,
@@ -33,7 +34,8 @@ def describe(model: DRCN, pipeline: Pipeline, mode: str, license_name: str) -> d
         "scale": model.scale,
         "channels": pipeline.input_channels,
         "value_range": [0.0, 1.0] if pipeline.kind == "luma" else [0, 255],
-        "halo": ilr_halo(model, mode) if pipeline.kind == "luma" else pipeline.halo,
+        **({"digits": digits} if digits > 1 else {}),
+        "halo": pipeline.halo,
         "filters": model.filters,
         "recursions": model.recursions,
         "license": license_name,

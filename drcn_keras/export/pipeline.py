@@ -10,14 +10,13 @@ from drcn_keras import inference
 from drcn_keras.export import flatbuffer
 from drcn_keras.model import DRCN
 
+# Channels that a value of the ILR is given in where the input is int8: whole steps of its grid, then 256ths of one.
+LUMA_DIGITS = 2
 
-def ilr_halo(model: DRCN, mode: str) -> int:
-    """Pixels of the ILR around an output pixel that tiles of a luma file in this mode share.
 
-    In int8_full a multiple of the scale: such files tell the scale^2 places of bicubic enlargement apart, and a tile
-    has to begin where a pixel of the LR does.
-    """
-    return model.scales[0] * -(-model.halo // model.scales[0]) if mode == "int8_full" else model.halo
+def input_digits(kind: str, mode: str) -> int:
+    """Digits to base 256 that each value of a file's input comes in, a channel each: 1 but for integer luma files."""
+    return LUMA_DIGITS if kind == "luma" and mode == "int8_full" else 1
 
 
 def lr_halo(model: DRCN) -> int:

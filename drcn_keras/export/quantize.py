@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe_manager
 from ai_edge_quantizer.qtyping import TFLOperationName as Operation
 
-from drcn_keras.export import flatbuffer, names
+from drcn_keras.export import flatbuffer, names, runner
 
 _HEAVY = names.pattern(*names.HEAVY)
 _STATE = names.pattern(names.STATE)
@@ -136,25 +136,22 @@ def one_by_one(content, images, pattern=""):
     """
     with _looking_inside():
         interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
-    entry = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(entry, (1, *images.shape[1:]))
+    entry = interpreter.get_input_details()[0]
+    (step, zero), digits = entry["quantization"], int(entry["shape"][-1]) // images.shape[-1]
+    interpreter.resize_tensor_input(entry["index"], (1, *images.shape[1:-1], digits * images.shape[-1]))
     interpreter.allocate_tensors()
     details = [
         detail
         for detail in interpreter.get_tensor_details()
         if len(detail["shape"]) == 4 and re.match(pattern, name := detail["name"]) and name and "/" not in name
     ]
-    scale, zero = interpreter.get_input_details()[0]["quantization"]
     for image in images:
-        if scale:
-            image = np.clip(np.round(image / scale) + zero, -128, 127).astype(np.int8)
-        interpreter.set_tensor(entry, image[None])
+        interpreter.set_tensor(entry["index"], runner.stepped(image, step, zero, digits)[None])
         interpreter.invoke()
         for detail in details:
             value = interpreter.get_tensor(detail["index"])[0]
-            if scale:
-                step, offset = detail["quantization"]
-                value = np.float32(step) * (value.astype(np.float32) - offset)
+            if step:
+                value = runner.unstepped(value, *detail["quantization"])
             if value.dtype == np.float32:
                 yield detail["name"], value
 

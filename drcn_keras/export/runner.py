@@ -29,24 +29,27 @@ class Runner:
         self.entry = self.interpreter.get_input_details()[0]["index"]
         self.exit = self.interpreter.get_output_details()[0]["index"]
         self.shape = None
-        self._entry_grid = self.interpreter.get_input_details()[0]["quantization"]
-        self._exit_grid = self.interpreter.get_output_details()[0]["quantization"]
+        given, taken = self.interpreter.get_input_details()[0], self.interpreter.get_output_details()[0]
+        self._entry_grid, self._exit_grid = given["quantization"], taken["quantization"]
+        # Images go in and come out with as many channels, but for the digits.
+        self.channels = int(taken["shape"][-1])
+        self._digits = int(given["shape"][-1]) // self.channels
 
     def taken(self, images):
         """Images in real numbers as what the file takes: rounded where its input has an integer grid."""
-        return _stepped(images, *self._entry_grid)
+        return stepped(images, *self._entry_grid, digits=self._digits)
 
     def meant(self, images):
         """What the file's input stands for, in real numbers."""
-        return _unstepped(images, *self._entry_grid)
+        return real_numbers(images, *self._entry_grid, digits=self._digits)
 
     def given(self, images):
         """Images in real numbers as the file would give them."""
-        return _stepped(images, *self._exit_grid)
+        return stepped(images, *self._exit_grid)
 
     def real(self, image):
         """One image in real numbers through the file, to real numbers."""
-        return _unstepped(self(self.taken(image)), *self._exit_grid)
+        return real_numbers(self(self.taken(image)), *self._exit_grid)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """One image (height, width, channels) through the file."""
@@ -59,12 +62,33 @@ class Runner:
         return self.interpreter.get_tensor(self.exit)[0]
 
 
-def _stepped(images, step, zero):
-    return np.clip(np.round(images / step) + zero, -128, 127).astype(np.int8) if step else images
+def stepped(images: np.ndarray, step: float, zero: int, digits: int = 1) -> np.ndarray:
+    """Images in real numbers on an int8 grid, rounded and clipped; as they are where `step` is 0.
+
+    With several digits a value is so many int8, whole steps first, then 256ths of one: the channels of an image stand
+    once for each digit, one after the other.
+    """
+    if not step:
+        return images
+    base = 256 ** (digits - 1)
+    steps = np.round(images / np.float64(step) * base) + (zero + 128) * base
+    steps = np.clip(steps, 0, 256 * base - 1).astype(np.int64)
+    parts = [(steps // 256**place) % 256 - 128 for place in reversed(range(digits))]
+    return np.concatenate(parts, axis=-1).astype(np.int8)
 
 
-def _unstepped(images, step, zero):
-    return np.float32(step) * (images.astype(np.float32) - zero) if step else images
+def unstepped(values: np.ndarray, step: float, zero: int) -> np.ndarray:
+    """int8 values as the real numbers that they stand for on their grid; as they are where `step` is 0."""
+    return np.float32(step) * (values.astype(np.float32) - zero) if step else values
+
+
+def real_numbers(values: np.ndarray, step: float, zero: int, digits: int = 1) -> np.ndarray:
+    """The inverse of `stepped`."""
+    if digits == 1:
+        return unstepped(values, step, zero)
+    whole, *rest = np.split(values.astype(np.float32), digits, axis=-1)
+    places = [(part + 128.0) / 256.0**place for place, part in enumerate(rest, 1)]
+    return np.float32(step) * (whole - zero + sum(places))
 
 
 def check(model_path: str, golden_path: str) -> dict[str, Any]:

@@ -27,14 +27,13 @@ def representative_patches(folder, scale, channels):
         channels: 1 or 3.
 
     Returns:
-        float32 (count, side, side, channels): `side` is CALIBRATION_SIDE or the next multiple of the scale below, and
-        all begin at a multiple of the scale in their images.
+        float32 (count, CALIBRATION_SIDE, CALIBRATION_SIDE, channels).
 
     Raises:
         UserError: no folder was named, or it has too few images.
     """
     pairs = _representative_pairs(folder, scale, channels)
-    return _chosen([pair.ilr for pair in pairs], CALIBRATION_SIDE // scale * scale, scale, (0.0, 0.5, 1.0))
+    return _chosen([pair.ilr for pair in pairs], CALIBRATION_SIDE, (0.0, 0.5, 1.0))
 
 
 def representative_lr(folder, scale):
@@ -45,7 +44,7 @@ def representative_lr(folder, scale):
     """
     pairs = _representative_pairs(folder, scale, 3)
     images = [np.round(255.0 * np.clip(pair.lr, 0.0, 1.0)) for pair in pairs]
-    return _chosen(images, CALIBRATION_SIDE // scale, 1, (0.0, 128.0, 255.0))
+    return _chosen(images, CALIBRATION_SIDE // scale, (0.0, 128.0, 255.0))
 
 
 def _representative_pairs(folder, scale, channels):
@@ -66,12 +65,9 @@ def _representative_pairs(folder, scale, channels):
     return pairs
 
 
-def _chosen(images, side, unit, levels):
-    """Patches of `side` pixels each way: random ones, extreme ones, and constant ones of these `levels`.
-
-    All begin at multiples of `unit` pixels.
-    """
-    step = side // 2 // unit * unit
+def _chosen(images, side, levels):
+    """Patches of `side` pixels each way: random ones, extreme ones, and constant ones of these `levels`."""
+    step = side // 2
     patches = np.stack(
         [
             image[row : row + side, column : column + side]

@@ -108,8 +108,7 @@ def _made(exporter, pipeline, mode, data_dirs, inspect):
         )
     _prove(stem, content, packed.getvalue())
     if data_dirs and pipeline == "luma":
-        of_size = exporter.of_size(mode)
-        manifest["test"] = [exporter.test_set(folder).measure(content, of_size) for folder in data_dirs]
+        manifest["test"] = [exporter.test_set(folder).measure(content) for folder in data_dirs]
     logging.info("%s: %d bytes, %.2f dB against the float model", stem, len(content), manifest["psnr_vs_float"])
     return content, packed.getvalue(), seal(manifest)
 
