@@ -3,7 +3,7 @@
 golden: against what the same file gave where it was exported; another processor sums in another order, and quantised
 values can fall on the other side of a rounding step. Learned from mobile-x2 in ai-edge-litert 1.4.0 and 2.3.0 on
 x86-64: XNNPACK repeats XNNPACK's bits; the built-in kernels give at worst 138 dB in float32 and float16, 75 in dynamic,
-63.5 in int8 (5 % of the pixels differ), 55 in int8_full (its rgb file: 18 %); mobile-x4 53 in int8_full. Where runtime
+63 in int8 (5 % of the pixels differ), 55 in int8_full (its rgb file: 18 %); mobile-x4 49.5 in int8_full. Where runtime
 and processor are the exporter's, check.py asks for more. xnnpack: the same wherever XNNPACK runs every convolution;
 on emulated Arm int8 gives 149.8 dB, int8_full the same bits. float: the patches of photographs against the float model.
 PSNR in dB; ulp: the largest difference in units of the last place; differing: share of the pixels that differ after
@@ -25,7 +25,7 @@ _OF_MODE: dict[str, dict[str, Any]] = {
         "float_psnr": 45.0,
     },
     "int8_full": {
-        "golden_psnr": 50.0,
+        "golden_psnr": 47.0,
         "xnnpack_psnr": 65.0,
         "golden_ulp": None,
         "golden_differing": 0.3,
