@@ -3,7 +3,7 @@
 - Enlargement is `integer.interleaved`, a convolution for each row of the s x s pixels that one becomes.
 - The ILR is not rounded to 256 levels. It is made LEVELS times, each a fraction of a step brighter than the last, and
   rounded then: sum_k floor(x + k/n) = floor(n * x), so that the sum of n has n times as many levels (Hermite). What
-  rounding the ILR costs, most of what a luma file loses, is not lost here.
+  rounding the ILR once would cost is not lost here.
 - Nothing turns YCbCr into RGB. The network's residual is one picture that brightens all three colours alike, so
   the last convolution adds it to the enlarged RGB, and rounds once.
 - What the bicubic overshoots lies outside of the grid; `OVER` times that in channels of its own brings it back.
