@@ -209,6 +209,6 @@ def test_vela_takes_a_file_for_x4_without_taking_it_apart(tmp_path):
     exporter.__dict__["representative"] = patches(4, 60, 4)
     (tmp_path / "x4.tflite").write_bytes(exporter.content("luma", "int8_full"))
     found = vela_operators(tmp_path / "x4.tflite")
-    # It makes thousands of operators of convolutions with stride 4.
+    # Of a convolution with stride 4 it would make thousands of operators.
     assert found["CPU"] == 0
     assert found["NPU"] < 100

@@ -77,32 +77,29 @@ class Fine:
         return np.unravel_index(np.argmax(np.where(counts > 1, means, -np.inf)), means.shape)
 
 
-def rounded(kernel, bias, moment, members, step=None, damping=_ROUNDING_DAMPING) -> Fine:
-    """A `Fine` convolution.
+def rounded(kernel, bias, moment, members) -> Fine:
+    """A `Fine` convolution, on the finest grid that holds every weight.
 
     Args:
         kernel: (height, width, groups, outputs), real numbers.
         bias: (outputs,).
         moment: (n, n) second moment of the n = height * width * groups inputs, as `tune.rows` puts them.
         members: as for `Fine`.
-        step: of the grid; None: the finest that holds every weight.
-        damping: as for `tune.round_kernel`.
     """
     counts = np.bincount(members)
-    if step is None:
-        step = max(np.abs(kernel[:, :, group]).max() / count for group, count in enumerate(counts)) / 127.0
+    step = max(np.abs(kernel[:, :, group]).max() / count for group, count in enumerate(counts)) / 127.0
     taps = kernel.shape[0] * kernel.shape[1]
-    whole = tune.round_kernel(kernel, moment, step, np.tile(127 * counts, taps), damping) / step
+    whole = tune.round_kernel(kernel, moment, step, np.tile(127 * counts, taps), _ROUNDING_DAMPING) / step
     return Fine(np.round(whole), bias, step, np.asarray(members))
 
 
-def finest(kernel, moment, members, damping=_ROUNDING_DAMPING) -> np.ndarray:
+def finest(kernel, moment, members) -> np.ndarray:
     """A kernel of all channels, each output on the finest grid of its own: (height, width, channels, outputs).
 
-    `kernel`, `moment`, `members` and `damping` are as for `rounded`.
+    `kernel`, `moment` and `members` are as for `rounded`.
     """
     outputs = (kernel[..., [output]] for output in range(kernel.shape[3]))
-    return np.concatenate([rounded(one, None, moment, members, None, damping).dealt() for one in outputs], axis=3)
+    return np.concatenate([rounded(one, None, moment, members).dealt() for one in outputs], axis=3)
 
 
 class Body:
