@@ -7,6 +7,7 @@ interrupted run is continued by starting it again.
 
 import contextlib
 import io
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def upscale(
 
     # Leaving this pool waits for no answer: Ctrl-C must not last as long as a server that is stuck.
     with ThreadPool(connections) as pool:
-        for (top, left), scale, inner in pool.imap_unordered(answered, corners):
+        for (top, left), scale, inner in _as_they_come(pool.imap_unordered(answered, corners)):
             if not result.size:
                 result = np.empty((height * scale, width * scale, *pixels.shape[2:]), pixels.dtype)
             if result.shape[0] != height * scale:
@@ -69,6 +70,20 @@ def upscale(
             if on_tile:
                 on_tile()
     return result
+
+
+def _as_they_come(results):
+    """The results of a pool's iterator.
+
+    No wait is longer than a second: a signal between the interpreter's last look and a wait is seen only after it.
+    """
+    while True:
+        try:
+            yield results.next(timeout=1.0)
+        except multiprocessing.TimeoutError:
+            continue
+        except StopIteration:
+            return
 
 
 def _upscaled(pixels, corner, send, tile, overlap):
