@@ -18,6 +18,9 @@ from drcn_keras.image import as_scales, bicubic, enlarge, luma, mod_crop, shrink
 from drcn_keras.image_files import list_images, read_image
 from drcn_keras.lr_files import alike, as_input, check_fit, matched
 
+# Added to every patch's error by which it may be drawn, of their mean: with the power 0.75 no weight is above 10. Ours.
+_FLAT_SHARE = 0.05
+
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
@@ -169,8 +172,8 @@ def list_lr(folders: Sequence[str], lr_folders: Sequence[str], scales: Sequence[
 class PatchStream:
     """An endless, reproducible sequence of training batches.
 
-    Each pass takes every patch once, in an order and with flips and rotations that the seed and the number of
-    the pass decide.
+    Each pass takes every patch once, or as `importance` draws them, in an order and with flips and rotations that the
+    seed and the number of the pass decide.
 
     Args:
         pairs: list of `Pair`, each side at least `patch_size` long.
@@ -183,6 +186,9 @@ class PatchStream:
             enlargement: flat ones teach nothing.
         balance_scales: give each patch a weight, the inverse of bicubic's mean squared error at its scale (1 on the
             average over the scales' errors): else the loss is mostly the largest scale's.
+        importance: exponent in [0, 1]. Above 0 the patches are drawn, with replacement, with a probability that grows
+            with this power of bicubic's squared error, and weigh its inverse: the same loss on the average, of which a
+            batch shows more. Ours, not the paper's.
 
     Raises:
         ValueError: a number is less than 1, or a side is shorter than `patch_size`.
@@ -198,6 +204,7 @@ class PatchStream:
         augment: bool = True,
         skip_flat: float = 0.0,
         balance_scales: bool = False,
+        importance: float = 0.0,
     ):
         for name, value in (("patch_size", patch_size), ("stride", stride), ("batch_size", batch_size)):
             if value < 1:
@@ -216,8 +223,10 @@ class PatchStream:
             [[(side - patch_size) // stride + 1 for side in pair.original.shape[:2]] for pair in pairs]
         )
         self._ends = np.cumsum(self._grids.prod(axis=1))
-        self._kept = self._hardest(skip_flat) if skip_flat else None
+        errors, scales = self._errors() if skip_flat or importance else (None, None)
+        self._kept = _hardest(errors, scales, skip_flat) if skip_flat else None
         self.scale_weights = scale_weights(pairs) if balance_scales else None
+        self._shares = self._drawn(errors, scales, importance) if importance else None
         self._pass: tuple | None = None
 
     def __len__(self) -> int:
@@ -228,18 +237,23 @@ class PatchStream:
     def channels(self) -> int:
         return self.pairs[0].original.shape[-1]
 
+    @property
+    def weighted(self) -> bool:
+        """Whether a batch has weights."""
+        return self.scale_weights is not None or self._shares is not None
+
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
         """The batch of training step `step` >= 0.
 
         Returns:
-            (ilr, hr), both float32 (batch_size, patch_size, patch_size, channels); with `balance_scales` the weights
-            too, float32 (batch_size,), as `fit` takes them.
+            (ilr, hr), both float32 (batch_size, patch_size, patch_size, channels); with `balance_scales` or
+            `importance` the weights too, float32 (batch_size,), as `fit` takes them.
         """
         patches = [self._patch(step * self.batch_size + offset) for offset in range(self.batch_size)]
         images = np.stack([ilr for ilr, _, _ in patches]), np.stack([hr for _, hr, _ in patches])
-        if self.scale_weights is None:
+        if not self.weighted:
             return images
-        return *images, np.array([self.scale_weights[scale] for _, _, scale in patches], np.float32)
+        return *images, np.array([weight for _, _, weight in patches], np.float32)
 
     def batches(self, start: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
         """Every batch from step `start` on, without end."""
@@ -247,20 +261,26 @@ class PatchStream:
 
     def _patch(self, number):
         order, turns = self._plan(number // len(self))
-        pair, window = self._place(order[number % len(self)])
+        index = order[number % len(self)]
+        pair, window = self._place(index)
         ilr, hr = (turned(patch, turns[number % len(self)]) for patch in pair.cut(window))
-        return ilr, hr, pair.scale
+        weight = self.scale_weights[pair.scale] if self.scale_weights else 1.0
+        return ilr, hr, weight if self._shares is None else weight / (len(self) * self._shares[index])
 
-    def _hardest(self, skip_flat):
-        """The indices of the patches that stay, ascending: of each scale the same share."""
+    def _errors(self):
+        """The squared error of the ILR of every patch of the grids, and the scale of each."""
         errors = np.concatenate([_patch_errors(pair, self.patch_size, self.stride) for pair in self.pairs])
-        scales = np.repeat([pair.scale for pair in self.pairs], self._grids.prod(axis=1))
-        kept = []
-        for scale in np.unique(scales):
-            ranked = np.flatnonzero(scales == scale)
-            ranked = ranked[np.argsort(errors[ranked], kind="stable")]
-            kept.append(ranked[int(skip_flat * len(ranked)) :])
-        return np.sort(np.concatenate(kept))
+        return errors, np.repeat([pair.scale for pair in self.pairs], self._grids.prod(axis=1))
+
+    def _drawn(self, errors, scales, importance):
+        """The probability of each patch that stays, by its error as the loss weighs it."""
+        weighted = errors.astype(np.float64)
+        if self.scale_weights:
+            for scale, weight in self.scale_weights.items():
+                weighted[scales == scale] *= weight
+        weighted = weighted if self._kept is None else weighted[self._kept]
+        shares = np.maximum(weighted + _FLAT_SHARE * weighted.mean(), 1e-12) ** importance
+        return shares / shares.sum()
 
     def _place(self, index):
         """The pair and the window of a patch, counted pair by pair and row by row."""
@@ -274,6 +294,10 @@ class PatchStream:
         if self._pass is None or self._pass[0] != number:
             random = np.random.default_rng((self.seed, number))
             order = random.permutation(len(self))
+            if self._shares is not None:
+                # At even steps through the shares: a patch comes as often as it should, up to one.
+                places = (np.arange(len(self)) + random.random()) / len(self)
+                order = np.searchsorted(np.cumsum(self._shares), places).clip(max=len(self) - 1)[order]
             turns = random.integers(8, size=len(self)) if self.augment else np.zeros(len(self), int)
             self._pass = (number, order, turns)
         return self._pass[1:]
@@ -287,6 +311,16 @@ def scale_weights(pairs: Sequence[Pair]) -> dict[int, float]:
     # Of flat images alone there is no error to divide by.
     means = {scale: max(float(np.mean(values)), 1e-12) for scale, values in errors.items()}
     return {scale: float(np.mean(list(means.values()))) / mean for scale, mean in means.items()}
+
+
+def _hardest(errors, scales, skip_flat):
+    """The indices of the patches that stay, ascending: of each scale the same share."""
+    kept = []
+    for scale in np.unique(scales):
+        ranked = np.flatnonzero(scales == scale)
+        ranked = ranked[np.argsort(errors[ranked], kind="stable")]
+        kept.append(ranked[int(skip_flat * len(ranked)) :])
+    return np.sort(np.concatenate(kept))
 
 
 def _patch_errors(pair, patch_size, stride):

@@ -135,7 +135,7 @@ def _dataset(batches, stream, size):
     import tensorflow as tf
 
     image = tf.TensorSpec((size, stream.patch_size, stream.patch_size, stream.channels), tf.float32)
-    weights = () if stream.scale_weights is None else (tf.TensorSpec((size,), tf.float32),)
+    weights = (tf.TensorSpec((size,), tf.float32),) if stream.weighted else ()
     return tf.data.Dataset.from_generator(batches, output_signature=(image, image, *weights)).prefetch(8)
 
 

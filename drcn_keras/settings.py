@@ -69,6 +69,13 @@ class Settings:
         False,
         "divide each scale's squared errors by bicubic's at that scale, so that the scales count alike",
     )
+    importance: float = _setting(
+        0.0,
+        "draw patches with a probability that grows with this power of bicubic's squared error, and weigh them by its "
+        "inverse, so that the loss stays on the average; 0: each as often as any other",
+        low=0.0,
+        high=1.0,
+    )
     batch_size: int = _setting(64, "patches a step over all replicas (paper: 64)", low=1)
     epochs: int = _setting(100, "planned epochs", low=1, resumable=True)
     steps_per_epoch: int = _setting(0, "0: one pass over the patches", low=0)

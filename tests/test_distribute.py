@@ -163,8 +163,8 @@ def test_slices_of_a_step_are_its_batch(photographs):
 
     pair = Pair("ramp", np.ones((20, 20, 1), np.uint8), np.arange(100, dtype="float32").reshape(10, 10, 1), 2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    for balance_scales in (False, True):
-        stream = PatchStream([pair], patch_size=4, stride=3, batch_size=6, balance_scales=balance_scales)
+    for options in ({}, {"balance_scales": True}, {"importance": 0.75}):
+        stream = PatchStream([pair], patch_size=4, stride=3, batch_size=6, **options)
         batches = iter(distribute.training_data(stream, 3, strategy))
         for step in (3, 4):
             for ours, theirs in zip(next(batches), stream.batch(step), strict=True):
