@@ -21,6 +21,7 @@ _PHOTOGRAPHS = 16
 class Thinning(keras.callbacks.Callback):
     """At the first epoch whose alpha is 0 keeps the last recursion and the best few others, by least squares.
 
+    An ensemble that draws on so many already, the last among them, as that of a preset, is kept as it was trained.
     The others get the ensemble weight 0 for good: from then on a step neither reconstructs them nor computes what comes
     after the last in use. Must come after the callback that sets alpha.
 
@@ -48,6 +49,9 @@ class Thinning(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
     def _chosen(self):
+        weights = ops.convert_to_numpy(self.model.ensemble_weights)
+        if np.count_nonzero(weights) == self.outputs and weights[-1]:
+            return weights
         network = restoring(frozen(recursions_model(self.model)))
         sums = statistics(list(self.pairs), network, default_tile(self.model, 8), self.model.halo)
         # A last recursion that falls out is never computed again, and what it would have learned is lost with it.
