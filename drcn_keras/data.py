@@ -17,9 +17,7 @@ from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.image import as_scales, bicubic, enlarge, luma, mod_crop, shrink, turned
 from drcn_keras.image_files import list_images, read_image
 from drcn_keras.lr_files import alike, as_input, check_fit, matched
-
-# Added to every patch's error by which it may be drawn, of their mean: with the power 0.75 no weight is above 10. Ours.
-_FLAT_SHARE = 0.05
+from drcn_keras.patch_weights import errors_of, hardest, image_weights, scale_weights, shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +184,8 @@ class PatchStream:
             enlargement: flat ones teach nothing.
         balance_scales: give each patch a weight, the inverse of bicubic's mean squared error at its scale (1 on the
             average over the scales' errors): else the loss is mostly the largest scale's.
+        balance_images: give each patch the inverse of bicubic's mean squared error of its photograph at its scale
+            instead, at most twenty times the scale's; takes the place of `balance_scales`.
         importance: exponent in [0, 1]. Above 0 the patches are drawn, with replacement, with a probability that grows
             with this power of bicubic's squared error, and weigh its inverse: the same loss on the average, of which a
             batch shows more. Ours, not the paper's.
@@ -205,6 +205,7 @@ class PatchStream:
         skip_flat: float = 0.0,
         balance_scales: bool = False,
         importance: float = 0.0,
+        balance_images: bool = False,
     ):
         for name, value in (("patch_size", patch_size), ("stride", stride), ("batch_size", batch_size)):
             if value < 1:
@@ -223,10 +224,12 @@ class PatchStream:
             [[(side - patch_size) // stride + 1 for side in pair.original.shape[:2]] for pair in pairs]
         )
         self._ends = np.cumsum(self._grids.prod(axis=1))
-        errors, scales = self._errors() if skip_flat or importance else (None, None)
-        self._kept = _hardest(errors, scales, skip_flat) if skip_flat else None
-        self.scale_weights = scale_weights(pairs) if balance_scales else None
-        self._shares = self._drawn(errors, scales, importance) if importance else None
+        self._weights: np.ndarray | None = None
+        self._kept: np.ndarray | None = None
+        self._shares: np.ndarray | None = None
+        if balance_scales or balance_images or skip_flat or importance:
+            balance = image_weights if balance_images else scale_weights if balance_scales else None
+            self._weigh(balance, skip_flat, importance)
         self._pass: tuple | None = None
 
     def __len__(self) -> int:
@@ -240,14 +243,14 @@ class PatchStream:
     @property
     def weighted(self) -> bool:
         """Whether a batch has weights."""
-        return self.scale_weights is not None or self._shares is not None
+        return self._weights is not None or self._shares is not None
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
         """The batch of training step `step` >= 0.
 
         Returns:
-            (ilr, hr), both float32 (batch_size, patch_size, patch_size, channels); with `balance_scales` or
-            `importance` the weights too, float32 (batch_size,), as `fit` takes them.
+            (ilr, hr), both float32 (batch_size, patch_size, patch_size, channels); with `balance_scales`,
+            `balance_images` or `importance` the weights too, float32 (batch_size,), as `fit` takes them.
         """
         patches = [self._patch(step * self.batch_size + offset) for offset in range(self.batch_size)]
         images = np.stack([ilr for ilr, _, _ in patches]), np.stack([hr for _, hr, _ in patches])
@@ -262,33 +265,33 @@ class PatchStream:
     def _patch(self, number):
         order, turns = self._plan(number // len(self))
         index = order[number % len(self)]
-        pair, window = self._place(index)
-        ilr, hr = (turned(patch, turns[number % len(self)]) for patch in pair.cut(window))
-        weight = self.scale_weights[pair.scale] if self.scale_weights else 1.0
+        owner, window = self._place(index)
+        ilr, hr = (turned(patch, turns[number % len(self)]) for patch in self.pairs[owner].cut(window))
+        weight = 1.0 if self._weights is None else self._weights[owner]
         return ilr, hr, weight if self._shares is None else weight / (len(self) * self._shares[index])
 
-    def _errors(self):
-        """The squared error of the ILR of every patch of the grids, and the scale of each."""
-        errors = np.concatenate([_patch_errors(pair, self.patch_size, self.stride) for pair in self.pairs])
-        return errors, np.repeat([pair.scale for pair in self.pairs], self._grids.prod(axis=1))
-
-    def _drawn(self, errors, scales, importance):
-        """The probability of each patch that stays, by its error as the loss weighs it."""
-        weighted = errors.astype(np.float64)
-        if self.scale_weights:
-            for scale, weight in self.scale_weights.items():
-                weighted[scales == scale] *= weight
-        weighted = weighted if self._kept is None else weighted[self._kept]
-        shares = np.maximum(weighted + _FLAT_SHARE * weighted.mean(), 1e-12) ** importance
-        return shares / shares.sum()
+    def _weigh(self, balance, skip_flat, importance):
+        """Weighs every image, leaves out flat patches, and gives the rest their probabilities, as far as asked."""
+        measured = [errors_of(pair, self.patch_size, self.stride) for pair in self.pairs]
+        scales, places = np.array([pair.scale for pair in self.pairs]), self._grids.prod(axis=1)
+        errors = np.concatenate([patches for _, patches in measured])
+        if skip_flat:
+            self._kept = hardest(errors, np.repeat(scales, places), skip_flat)
+        if balance:
+            self._weights = balance(np.array([mean for mean, _ in measured]), scales)
+        if importance:
+            weighted = errors.astype(np.float64)
+            if self._weights is not None:
+                weighted *= np.repeat(self._weights, places)
+            self._shares = shares(weighted if self._kept is None else weighted[self._kept], importance)
 
     def _place(self, index):
-        """The pair and the window of a patch, counted pair by pair and row by row."""
+        """The index of the pair and the window of a patch, counted pair by pair and row by row."""
         index = index if self._kept is None else self._kept[index]
         owner = int(np.searchsorted(self._ends, index, side="right"))
         index = int(index) - (int(self._ends[owner - 1]) if owner else 0)
         corner = (self.stride * along for along in divmod(index, int(self._grids[owner, 1])))
-        return self.pairs[owner], tuple(slice(start, start + self.patch_size) for start in corner)
+        return owner, tuple(slice(start, start + self.patch_size) for start in corner)
 
     def _plan(self, number):
         if self._pass is None or self._pass[0] != number:
@@ -301,36 +304,3 @@ class PatchStream:
             turns = random.integers(8, size=len(self)) if self.augment else np.zeros(len(self), int)
             self._pass = (number, order, turns)
         return self._pass[1:]
-
-
-def scale_weights(pairs: Sequence[Pair]) -> dict[int, float]:
-    """By scale the inverse of the ILR's mean squared error, 1 on the average over the scales' errors."""
-    errors: dict[int, list[float]] = {}
-    for pair in pairs:
-        errors.setdefault(pair.scale, []).append(float(np.mean(np.square(pair.ilr - pair.hr), dtype=np.float64)))
-    # Of flat images alone there is no error to divide by.
-    means = {scale: max(float(np.mean(values)), 1e-12) for scale, values in errors.items()}
-    return {scale: float(np.mean(list(means.values()))) / mean for scale, mean in means.items()}
-
-
-def _hardest(errors, scales, skip_flat):
-    """The indices of the patches that stay, ascending: of each scale the same share."""
-    kept = []
-    for scale in np.unique(scales):
-        ranked = np.flatnonzero(scales == scale)
-        ranked = ranked[np.argsort(errors[ranked], kind="stable")]
-        kept.append(ranked[int(skip_flat * len(ranked)) :])
-    return np.sort(np.concatenate(kept))
-
-
-def _patch_errors(pair, patch_size, stride):
-    """The squared error of the ILR summed over each patch of the grid, row by row: float32."""
-    errors = np.square(pair.ilr - pair.hr).sum(axis=2, dtype=np.float64)
-    # Summed over rows and columns from the corner: a patch is a difference of four of its places.
-    sums = np.pad(errors, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
-    rows = slice(0, sums.shape[0] - patch_size, stride), slice(patch_size, None, stride)
-    columns = slice(0, sums.shape[1] - patch_size, stride), slice(patch_size, None, stride)
-    top, bottom = (sums[part] for part in rows)
-    left, right = columns
-    patches = bottom[:, right] - bottom[:, left] - top[:, right] + top[:, left]
-    return patches.astype(np.float32).ravel()

@@ -69,6 +69,11 @@ class Settings:
         False,
         "divide each scale's squared errors by bicubic's at that scale, so that the scales count alike",
     )
+    balance_images: bool = _setting(
+        False,
+        "divide each photograph's squared errors by bicubic's of it at that scale, taken as a twentieth of the scale's "
+        "mean at least: nearer to the mean PSNR; takes the place of balance_scales",
+    )
     importance: float = _setting(
         0.0,
         "draw patches with a probability that grows with this power of bicubic's squared error, and weigh them by its "

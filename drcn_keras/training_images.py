@@ -50,6 +50,7 @@ def load_images(settings: Settings) -> TrainingImages:
         settings.skip_flat,
         settings.balance_scales,
         settings.importance,
+        settings.balance_images,
     )
     used = len({pair.path for pair in pairs})
     logging.info("%d patches of %d images; %d images to validate", len(stream), used, len(validation))

@@ -238,53 +238,6 @@ def test_of_each_scale_the_same_share_is_left_out():
     np.testing.assert_allclose(kept, [0.02, 0.03, 0.04], rtol=1e-3)
 
 
-def test_scales_that_count_alike_have_weights_by_their_errors():
-    """By hand: squared errors of 1, 4 and 7 thousandths have the mean 4, so the weights 4, 1 and 4/7."""
-    hr = np.zeros((12, 12, 1), np.uint8)
-    pairs = [
-        Pair("a", hr, np.full((12 // scale, 12 // scale, 1), (error / 1000) ** 0.5, np.float32), scale)
-        for scale, error in ((2, 1), (3, 4), (4, 7))
-    ]
-    stream = PatchStream(pairs, patch_size=12, stride=12, batch_size=3, balance_scales=True)
-    ilr, hr, weights = stream.batch(0)
-    errors = np.square(ilr - hr).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(sorted(weights), [4 / 7, 1, 4], rtol=1e-5)
-    np.testing.assert_allclose(weights * errors, 0.004, rtol=1e-5)
-    assert weights.dtype == np.float32
-    assert len(PatchStream(pairs, patch_size=12, stride=12).batch(0)) == 2
-
-
-def test_patches_drawn_by_their_error_weigh_its_inverse():
-    """By hand: squared errors of 1, 4, 9 and 2 have the mean 4, a twentieth of which comes on top: 16.8 in all."""
-    hr = np.zeros((12, 12, 1), np.uint8)
-    errors = np.array([1, 4, 9, 2])
-    pairs = [Pair("a", hr, np.full((6, 6, 1), error**0.5 / 100, np.float32), 2) for error in errors]
-    shares = (errors + 0.2) / 16.8
-    stream = PatchStream(pairs, patch_size=12, stride=12, batch_size=4, importance=1.0)
-    drawn = [stream.batch(step) for step in range(2000)]
-    measured = np.concatenate([np.square(ilr - hr).mean(axis=(1, 2, 3)) for ilr, hr, _ in drawn]) * 1e4
-    weights = np.concatenate([weights for _, _, weights in drawn])
-    assert weights.dtype == np.float32
-    for error, share in zip(errors, shares, strict=True):
-        chosen = np.isclose(measured, error, rtol=1e-3)
-        assert chosen.mean() == pytest.approx(share, abs=0.01)
-        np.testing.assert_allclose(weights[chosen], 1 / (4 * share), rtol=1e-3)
-    assert np.mean(weights * measured) == pytest.approx(4.0, rel=0.01)
-
-
-def test_patches_are_drawn_by_their_error_as_the_scale_weighs_it():
-    """With scales that count alike, three flat errors of 1, 4 and 7 are drawn equally and weigh as they do alone."""
-    hr = np.zeros((12, 12, 1), np.uint8)
-    pairs = [
-        Pair("a", hr, np.full((12 // scale, 12 // scale, 1), (error / 1000) ** 0.5, np.float32), scale)
-        for scale, error in ((2, 1), (3, 4), (4, 7))
-    ]
-    stream = PatchStream(pairs, patch_size=12, stride=12, batch_size=3, balance_scales=True, importance=0.75)
-    np.testing.assert_allclose(sorted(stream.batch(0)[2]), [4 / 7, 1, 4], rtol=1e-4)
-    left = PatchStream(pairs, patch_size=12, stride=12, batch_size=1, skip_flat=0.5, importance=0.75)
-    assert len(left) == 3, "of one patch nothing is left out"
-
-
 @pytest.fixture
 def pairs_of_files(tmp_path):
     """Function that writes an HR and an LR image under one name; returns ([HR path], the mapping of `list_lr`)."""

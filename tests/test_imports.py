@@ -42,6 +42,7 @@ ORDER = [
     "checkpoint",
     "safekeeping",
     "run_folder",
+    "patch_weights",
     "data",
     "records",
     "settings",
