@@ -22,6 +22,7 @@ class Thinning(keras.callbacks.Callback):
     """At the first epoch whose alpha is 0 keeps the last recursion and the best few others, by least squares.
 
     An ensemble that draws on so many already, the last among them, as that of a preset, is kept as it was trained.
+    Where nothing was learned yet, recursions evenly spread are kept, with equal weights: squares would fit w to noise.
     The others get the ensemble weight 0 for good: from then on a step neither reconstructs them nor computes what comes
     after the last in use. Must come after the callback that sets alpha.
 
@@ -29,13 +30,21 @@ class Thinning(keras.callbacks.Callback):
         outputs: recursions to keep, 1 to D.
         pairs: the training images, some of which the squares are summed over.
         agree: function that makes the chief's bytes every worker's; see `distribute.Workers`.
+        untrained: whether the run began with the paper's initialisation.
     """
 
-    def __init__(self, outputs: int, pairs: Sequence[Pair], agree: Callable[[bytes], bytes] = bytes):
+    def __init__(
+        self,
+        outputs: int,
+        pairs: Sequence[Pair],
+        agree: Callable[[bytes], bytes] = bytes,
+        untrained: bool = False,
+    ):
         super().__init__()
         self.outputs = outputs
         self.pairs = pairs[:: -(-len(pairs) // _PHOTOGRAPHS)]
         self.agree = agree
+        self.untrained = untrained
         self.kept: list[int] | None = None
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -49,6 +58,8 @@ class Thinning(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
     def _chosen(self):
+        if self.untrained and not int(ops.convert_to_numpy(self.model.optimizer.iterations)):
+            return _spread(self.model.recursions, self.outputs)
         weights = ops.convert_to_numpy(self.model.ensemble_weights)
         if np.count_nonzero(weights) == self.outputs and weights[-1]:
             return weights
@@ -62,6 +73,13 @@ class Thinning(keras.callbacks.Callback):
 
     def restore(self, state):
         self.kept = state["kept"]
+
+
+def _spread(recursions, outputs):
+    """The mean of `outputs` recursions as far apart as they can be, the last among them, as weights of all."""
+    weights = np.zeros(recursions, np.float32)
+    weights[np.round(np.linspace(recursions, 1, outputs)).astype(int) - 1] = 1.0 / outputs
+    return weights
 
 
 def _set_ensemble(model, weights):

@@ -56,7 +56,9 @@ def _run(settings, strategy, workers, folder):
     if settings.schedule == "plateau":
         stateful["plateau"] = callbacks.Plateau()
     if settings.outputs:
-        stateful["thinning"] = Thinning(settings.outputs, inputs.stream.pairs, workers.bytes_from_chief)
+        stateful["thinning"] = Thinning(
+            settings.outputs, inputs.stream.pairs, workers.bytes_from_chief, untrained=not settings.init
+        )
     resumed = _newest(model, folder, identity, stateful) if workers.is_chief else b""
     resumed = workers.bytes_from_chief(resumed)
     step = _restore(model, resumed, stateful) if resumed else 0

@@ -108,3 +108,25 @@ def test_a_resumed_run_goes_on_with_those_that_were_kept(model):
     train(model, thinning, 1)
     assert model.supervised == (2,)
     assert np.flatnonzero(np.array(model.ensemble_weights)).tolist() == [1]
+
+
+@pytest.mark.parametrize(("outputs", "kept"), [(1, [3]), (2, [1, 3]), (3, [1, 2, 3])])
+def test_before_anything_is_learned_recursions_far_apart_count_alike(outputs, kept, model):
+    """Squares fitted to an untrained network gave weights from which a run needed 2,500 steps back to bicubic."""
+    model.alpha.assign(0.0)
+    model.optimizer.learning_rate.assign(0.0)
+    thinning = Thinning(outputs, pairs(), untrained=True)
+    train(model, thinning, 1)
+    assert thinning.state()["kept"] == kept
+    np.testing.assert_allclose(np.array(model.ensemble_weights)[np.array(kept) - 1], 1 / outputs, rtol=1e-6)
+
+
+def test_squares_choose_once_something_was_learned(model):
+    model.alpha.assign(0.5)
+    train(model, Thinning(2, pairs(), untrained=True), 1)
+    model.alpha.assign(0.0)
+    model.optimizer.learning_rate.assign(0.0)
+    train(model, Thinning(2, pairs(), untrained=True), 1)
+    weights = np.array(model.ensemble_weights)
+    assert np.count_nonzero(weights) == 2
+    assert not np.allclose(weights[weights != 0], 0.5, atol=1e-3)
