@@ -100,7 +100,9 @@ class Settings:
     schedule: str = _setting(
         "plateau", "plateau (paper), cosine or constant learning rate", choices=("plateau", "cosine", "constant")
     )
-    warmup: int = _setting(0, "epochs in which the learning rate rises to its height, in equal steps", low=0)
+    warmup: int = _setting(
+        0, "of so many first epochs the last has the whole learning rate, the others equal steps to it; 1: none", low=0
+    )
     average: float = _setting(
         0.0,
         "decay of a moving average of the weights, which is validated and kept, e.g. 0.999; 0: none",

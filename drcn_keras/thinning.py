@@ -59,7 +59,9 @@ class Thinning(keras.callbacks.Callback):
 
     def _chosen(self):
         if self.untrained and not int(ops.convert_to_numpy(self.model.optimizer.iterations)):
-            return _spread(self.model.recursions, self.outputs)
+            weights = np.zeros(self.model.recursions, np.float32)
+            weights[np.array(evenly_spread(self.model.recursions, self.outputs)) - 1] = 1.0 / self.outputs
+            return weights
         weights = ops.convert_to_numpy(self.model.ensemble_weights)
         if np.count_nonzero(weights) == self.outputs and weights[-1]:
             return weights
@@ -75,11 +77,9 @@ class Thinning(keras.callbacks.Callback):
         self.kept = state["kept"]
 
 
-def _spread(recursions, outputs):
-    """The mean of `outputs` recursions as far apart as they can be, the last among them, as weights of all."""
-    weights = np.zeros(recursions, np.float32)
-    weights[np.round(np.linspace(recursions, 1, outputs)).astype(int) - 1] = 1.0 / outputs
-    return weights
+def evenly_spread(recursions: int, outputs: int) -> list[int]:
+    """`outputs` of the recursions 1 to D, ascending, as far apart as they can be and the last among them."""
+    return np.round(np.linspace(recursions, 1, outputs)).astype(int)[::-1].tolist()
 
 
 def _set_ensemble(model, weights):

@@ -64,6 +64,11 @@ def test_a_thin_model_keeps_its_choice():
     assert benchmark_inference.ensembles(model, 4) == {"full": [1, 2, 3, 4], "thin": [1, 2]}
 
 
+@pytest.mark.parametrize(("outputs", "thin"), [(1, [4]), (2, [1, 4]), (3, [1, 2, 4]), (9, [1, 2, 3, 4])])
+def test_a_full_model_is_thinned_as_a_training_from_nothing_is(outputs, thin):
+    assert benchmark_inference.ensembles(DRCN(recursions=4, filters=2), outputs)["thin"] == thin
+
+
 def test_shares_are_of_the_matrix_product_in_the_same_precision():
     products = {f"matrix product 2048^3, Keras {name}": 2048**3 for name in ("float32", "bfloat16")}
     macs = {"net, Keras bfloat16": 2048**3 / 4, **products}

@@ -27,6 +27,12 @@ def train(model, thinning, epochs):
     model.fit(ilr, hr, epochs=epochs, verbose=0, callbacks=[thinning])
 
 
+def begun(model, thinning):
+    thinning.set_model(model)
+    thinning.on_epoch_begin(0)
+    return thinning
+
+
 def test_nothing_is_left_out_while_alpha_is_above_0(model):
     thinning = Thinning(1, pairs())
     model.alpha.assign(0.1)
@@ -65,9 +71,7 @@ def test_an_ensemble_that_is_thin_already_stays_as_it_was_trained(model):
     """Least squares over 16 photographs cost `drcn-x234` 0.006 dB at the start of every further training."""
     model.alpha.assign(0.0)
     model.ensemble_weights.assign([0.7, 0.0, 0.2])
-    thinning = Thinning(2, pairs())
-    thinning.set_model(model)
-    thinning.on_epoch_begin(0)
+    thinning = begun(model, Thinning(2, pairs()))
     assert np.array(model.ensemble_weights).tolist() == pytest.approx([0.7, 0.0, 0.2])
     assert thinning.state() == {"kept": [1, 3]}
     assert model.supervised == (1, 3)
@@ -77,9 +81,7 @@ def test_an_ensemble_that_is_thin_already_stays_as_it_was_trained(model):
 def test_an_ensemble_without_the_last_or_of_another_count_is_chosen_anew(model, weights):
     model.alpha.assign(0.0)
     model.ensemble_weights.assign(weights)
-    thinning = Thinning(2, pairs())
-    thinning.set_model(model)
-    thinning.on_epoch_begin(0)
+    begun(model, Thinning(2, pairs()))
     chosen = np.array(model.ensemble_weights)
     assert np.count_nonzero(chosen) == 2
     assert chosen[2]

@@ -87,10 +87,11 @@ def with_ensemble(model, used: list[int]):
 def ensembles(model, outputs: int) -> dict[str, list[int]]:
     """{"full": all recursions, "thin": the model's own choice, or `outputs` of them as evenly spread as can be}."""
     from drcn_keras.inference import used_recursions
+    from drcn_keras.thinning import evenly_spread
 
     used, every = used_recursions(model), list(range(1, model.recursions + 1))
     if used == every:
-        used = sorted({round(value) for value in np.linspace(1, model.recursions, outputs)})
+        used = evenly_spread(model.recursions, min(outputs, model.recursions))
     return {"full": every, "thin": used}
 
 
