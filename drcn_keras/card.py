@@ -68,7 +68,8 @@ def of_training(model: Any, epoch: int, minutes: float, logs: dict, settings: di
         minutes: that the run took up to now.
         logs: of the epoch, with "val_psnr" and "val_bicubic" in dB, and "val_ssim".
         settings: every setting of the run.
-        sources: what is said of the images, among it "train_sets" and "train_images".
+        sources: what is said of the images, among it "train_sets" and "train_images", and under "init" the card of
+            the model it started from, if it did.
     """
     import keras
 
@@ -107,7 +108,7 @@ def of_preset(run: str, command: str, results: list[dict], self_ensemble: list[d
     Raises:
         UserError: the run, or the model that it started from, has no card.
     """
-    card = _with_origin(os.path.join(run, "best.keras"))
+    card = with_origin(os.path.join(run, "best.keras"), required=True)
     with open(os.path.join(run, "log.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     card["command"] = command
@@ -130,13 +131,28 @@ def results_of(results: list[dict]) -> list[dict]:
     ]
 
 
-def _with_origin(model):
-    """The card of a model, and under "init" that of the model the training started from, if it did."""
+def with_origin(model: str, required: bool = False) -> dict:
+    """The card of a model, and under "init" that of the model its training started from, and so on.
+
+    A run's own card holds it from the run's beginning: what bears a name later, a preset's above all, may be another
+    model by then. The cards of earlier versions hold the name alone.
+
+    Args:
+        model: a preset's name or a path.
+        required: whether each of them must have a card.
+
+    Returns:
+        The card without the folders of the machine, which are nobody's business; empty where there is none.
+
+    Raises:
+        UserError: a card is damaged, or missing though `required`.
+    """
     card = read(model)
-    if not card:
+    if not card and required:
         raise UserError(f"no card at {card_path(model)}; expected one beside the best.keras of a training run.")
-    if card["flags"].get("init"):
-        card["init"] = _with_origin(card["flags"]["init"])
-    # Folders of the machine that trained are nobody's business; the command names the data sets.
-    card["flags"] = {key: value for key, value in card["flags"].items() if not key.endswith("_dir") and key != "init"}
-    return card
+    flags = card.get("flags", {})
+    if flags.get("init") and "init" not in card:
+        card["init"] = with_origin(flags["init"], required)
+    if flags:
+        card["flags"] = {key: value for key, value in flags.items() if not key.endswith("_dir") and key != "init"}
+    return {key: value for key, value in card.items() if key != "init" or value}

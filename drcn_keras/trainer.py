@@ -287,10 +287,12 @@ def _contradiction(identity, saved):
 
 def _best_saver(settings, sources, path, clock):
     """A function of (model, logs, epoch) that writes the best model and, beside it, its card."""
+    origin = card.read(path).get("init") or (card.with_origin(settings.init) if settings.init else {})
+    told = {**sources, "init": origin} if origin else sources
 
     def save(model, logs, epoch):
         write_model(path, model)
-        made = card.of_training(model, epoch, clock.elapsed, logs, as_json(settings), sources)
+        made = card.of_training(model, epoch, clock.elapsed, logs, as_json(settings), told)
         card.write(path, made)
 
     return save

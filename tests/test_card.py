@@ -51,3 +51,16 @@ def test_a_presets_card_tells_every_stage_and_no_folder_of_the_machine(tmp_path)
     (tmp_path / "first" / "best.json").unlink()
     with pytest.raises(UserError, match=r"no card at .*first.best\.json"):
         card.of_preset(str(tmp_path / "second"), "train ...", [result])
+
+
+def test_a_run_knows_what_it_started_from_though_the_name_has_gone_to_another_model(tmp_path):
+    """Of two stages of a preset that started from it by name, the second's card told the first one's twice."""
+    path = str(tmp_path / "best.keras")
+    card.write(path, {"flags": {"init": "mobile-x2", "filters": 4}, "init": {"epoch": 7}})
+    assert card.with_origin(path) == {"flags": {"filters": 4}, "init": {"epoch": 7}}
+
+
+def test_a_model_without_a_card_may_be_trained_on(tmp_path):
+    assert card.with_origin(str(tmp_path / "foreign.keras")) == {}
+    card.write(str(tmp_path / "second.keras"), {"flags": {"init": str(tmp_path / "foreign.keras")}, "epoch": 3})
+    assert card.with_origin(str(tmp_path / "second.keras")) == {"flags": {}, "epoch": 3}

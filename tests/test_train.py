@@ -17,7 +17,7 @@ import pytest
 from kit import ROOT
 from PIL import Image
 
-from drcn_keras import DRCN, checkpoint, data, load, records, trainer
+from drcn_keras import DRCN, card, checkpoint, data, load, records, trainer
 from drcn_keras.errors import Stopped, UserError
 from drcn_keras.run_folder import RunFolder
 from drcn_keras.settings import Settings
@@ -434,6 +434,17 @@ def test_training_starts_from_a_preset_by_name(tiny, tmp_path):
     train(tiny(tmp_path, init="mobile-x3", filters=32, recursions=9, epochs=1, learning_rate=1e-12))
     ours, theirs = load(str(tmp_path / "best.keras")), load("mobile-x3")
     np.testing.assert_allclose(np.array(ours.ensemble_weights), np.array(theirs.ensemble_weights), atol=1e-6)
+
+
+def test_the_card_keeps_that_of_the_model_it_started_from(tiny, tmp_path, monkeypatch):
+    """A name may have gone to another model before a run is resumed, a preset's when a stage of it is done."""
+    start = {"init": "mobile-x3", "filters": 32, "recursions": 9, "learning_rate": 1e-12}
+    before = train(tiny(tmp_path, epochs=1, **start))["init"]
+    assert before["val_psnr"] == card.read("mobile-x3")["val_psnr"]
+    monkeypatch.setattr(card, "with_origin", lambda model: {"val_psnr": 0.0})
+    (tmp_path / "best.keras").unlink()
+    again = train(tiny(tmp_path, epochs=2, **start))
+    assert (again["epoch"], again["init"]) == (2, before)
 
 
 def scalar_loss(theta, x, hr, alpha):
