@@ -151,8 +151,10 @@ def with_origin(model: str, required: bool = False) -> dict:
     if not card and required:
         raise UserError(f"no card at {card_path(model)}; expected one beside the best.keras of a training run.")
     flags = card.get("flags", {})
-    if flags.get("init") and "init" not in card:
-        card["init"] = with_origin(flags["init"], required)
+    init = flags.get("init")
+    # A run that began with what stood in its own folder has overwritten that model's card.
+    if init and "init" not in card and os.path.realpath(card_path(init)) != os.path.realpath(card_path(model)):
+        card["init"] = with_origin(init, required)
     if flags:
         card["flags"] = {key: value for key, value in flags.items() if not key.endswith("_dir") and key != "init"}
     return {key: value for key, value in card.items() if key != "init" or value}

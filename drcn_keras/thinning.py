@@ -59,9 +59,8 @@ class Thinning(keras.callbacks.Callback):
 
     def _chosen(self):
         if self.untrained and not int(ops.convert_to_numpy(self.model.optimizer.iterations)):
-            weights = np.zeros(self.model.recursions, np.float32)
-            weights[np.array(evenly_spread(self.model.recursions, self.outputs)) - 1] = 1.0 / self.outputs
-            return weights
+            recursions = self.model.recursions
+            return equal_weights(recursions, evenly_spread(recursions, self.outputs))
         weights = ops.convert_to_numpy(self.model.ensemble_weights)
         if np.count_nonzero(weights) == self.outputs and weights[-1]:
             return weights
@@ -80,6 +79,13 @@ class Thinning(keras.callbacks.Callback):
 def evenly_spread(recursions: int, outputs: int) -> list[int]:
     """`outputs` of the recursions 1 to D, ascending, as far apart as they can be and the last among them."""
     return np.round(np.linspace(recursions, 1, outputs)).astype(int)[::-1].tolist()
+
+
+def equal_weights(recursions: int, used: Sequence[int]) -> np.ndarray:
+    """The ensemble weights (D,) whose ensemble is the mean of the recursions `used`, of 1 to D."""
+    weights = np.zeros(recursions, np.float32)
+    weights[np.array(used) - 1] = 1.0 / len(used)
+    return weights
 
 
 def _set_ensemble(model, weights):

@@ -64,3 +64,9 @@ def test_a_model_without_a_card_may_be_trained_on(tmp_path):
     assert card.with_origin(str(tmp_path / "foreign.keras")) == {}
     card.write(str(tmp_path / "second.keras"), {"flags": {"init": str(tmp_path / "foreign.keras")}, "epoch": 3})
     assert card.with_origin(str(tmp_path / "second.keras")) == {"flags": {}, "epoch": 3}
+
+
+def test_a_run_that_began_with_the_model_in_its_own_folder_ends(tmp_path):
+    path = str(tmp_path / "best.keras")
+    card.write(path, {"flags": {"init": path}, "epoch": 3})
+    assert card.with_origin(path) == {"flags": {}, "epoch": 3}

@@ -78,10 +78,9 @@ def anchor_network(scale: int, filters: int = 28, hidden: int = 5):
 def with_ensemble(model, used: list[int]):
     """A copy of a DRCN whose ensemble is the mean of some recursions."""
     from drcn_keras.refit import refitted
+    from drcn_keras.thinning import equal_weights
 
-    weights = np.zeros(model.recursions)
-    weights[np.array(used) - 1] = 1 / len(used)
-    return refitted(model, weights)
+    return refitted(model, equal_weights(model.recursions, used))
 
 
 def ensembles(model, outputs: int) -> dict[str, list[int]]:
