@@ -44,7 +44,7 @@ class Settings:
     )
     init: str = _setting(
         "",
-        "a preset or a DRCN .keras file to start from: of another scale, of fewer filters (split) or recursions",
+        "a preset or a DRCN .keras file to start from: of another scale, of fewer filters or recursions",
     )
     holdout: int = _setting(8, "training images kept for validation where val_dir names none", low=1)
     scale: tuple[int, ...] = _setting(
