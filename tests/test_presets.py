@@ -21,9 +21,9 @@ from drcn_keras.inputs import loaded
 from drcn_keras.presets import path_of, presets
 from drcn_keras.published import published
 
-PRESETS = ["drcn-x234", "mobile-x2", "mobile-x3", "mobile-x4"]
-# What two cores could reach was asked of networks of F=64 at most; D=16 as the paper's.
-MOST_PARAMETERS = 112_017
+PRESETS = ["drcn-large-x234", "drcn-x234", "mobile-x2", "mobile-x3", "mobile-x4"]
+# F=96; D=16 as the paper's.
+MOST_PARAMETERS = 250_961
 
 
 def card_of(name):

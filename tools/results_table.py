@@ -33,8 +33,9 @@ def measured(cards, dataset, scale, kind="results", row=""):
 
 
 def families(names):
-    """Our columns: their titles, and the cards that fill each."""
+    """Our columns, from the smallest network to the largest: their titles, and the cards that fill each."""
     cards = {name: card.read(path_of(name)) for name in names}
+    cards = dict(sorted(cards.items(), key=lambda item: item[1]["parameters"]))
     return {
         "mobile": [made for name, made in cards.items() if name.startswith("mobile-")],
         **{name: [made] for name, made in cards.items() if not name.startswith("mobile-")},
