@@ -21,7 +21,7 @@ _GROWS = {
 }
 
 # Of a mixture's shares. Maps are mostly 0 where they are few, a mixture is not: with a norm of 1 the added maps of
-# `drcn-x234` would be 2 to 10 times as large as its own. Ours.
+# `drcn-x234` would be 2 to 12 times as large as its own. Ours.
 _NORM = 0.25
 
 
