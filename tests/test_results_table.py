@@ -44,7 +44,6 @@ def test_a_page_without_the_marks_is_named():
 
 def test_columns_go_from_the_smallest_network_to_the_largest(monkeypatch):
     parameters = {"drcn-large-x234": 9, "drcn-x234": 5, "mobile-x2": 2, "mobile-x3": 2}
-    monkeypatch.setattr(results_table, "path_of", lambda name: name)
     monkeypatch.setattr(results_table.card, "read", lambda name: {"name": name, "parameters": parameters[name]})
     columns = results_table.families(list(parameters))
     assert [[made["name"] for made in cards] for cards in columns.values()] == [

@@ -12,7 +12,7 @@ from drcn_keras import card, commands
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
 from drcn_keras.files import write_atomically
-from drcn_keras.presets import path_of, presets
+from drcn_keras.presets import presets
 from drcn_keras.published import published
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def measured(cards, dataset, scale, kind="results", row=""):
 
 def families(names):
     """Our columns, from the smallest network to the largest: their titles, and the cards that fill each."""
-    cards = {name: card.read(path_of(name)) for name in names}
+    cards = {name: card.read(name) for name in names}
     cards = dict(sorted(cards.items(), key=lambda item: item[1]["parameters"]))
     return {
         "mobile": [made for name, made in cards.items() if name.startswith("mobile-")],
