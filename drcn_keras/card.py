@@ -131,6 +131,13 @@ def results_of(results: list[dict]) -> list[dict]:
     ]
 
 
+def brief(model: str) -> dict:
+    """What a card says of another model that had its part in a training: its name, size and validation result."""
+    known = read(model)
+    name = os.path.splitext(os.path.basename(model))[0]
+    return {"name": name} | {key: known[key] for key in ("filters", "recursions", "val_psnr") if key in known}
+
+
 def with_origin(model: str, required: bool = False) -> dict:
     """The card of a model, and under "init" that of the model its training started from, and so on.
 
@@ -156,5 +163,6 @@ def with_origin(model: str, required: bool = False) -> dict:
     if init and "init" not in card and os.path.realpath(card_path(init)) != os.path.realpath(card_path(model)):
         card["init"] = with_origin(init, required)
     if flags:
-        card["flags"] = {key: value for key, value in flags.items() if not key.endswith("_dir") and key != "init"}
+        private = {key for key in flags if key.endswith("_dir")} | {"init", "teacher"}
+        card["flags"] = {key: value for key, value in flags.items() if key not in private}
     return {key: value for key, value in card.items() if key != "init" or value}

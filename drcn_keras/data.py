@@ -33,12 +33,14 @@ class Pair:
         lr: float32 (height / scale, width / scale, channels) about [0, 1], the original shrunk and not rounded, or an
             LR image as it was given.
         scale: 2, 3 or 4.
+        lesson: float16 (height, width, channels), what a teacher adds to the ILR; None: there is no teacher.
     """
 
     path: str
     original: np.ndarray
     lr: np.ndarray
     scale: int
+    lesson: np.ndarray | None = None
 
     @property
     def ilr(self) -> np.ndarray:
@@ -54,6 +56,11 @@ class Pair:
         """The window of (ilr, hr) alone, in the time and memory of the window."""
         ilr = enlarge(self.lr, self.scale, window).astype(np.float32)
         return ilr, self.original[window].astype(np.float32) / np.float32(255)
+
+    def example(self, window: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+        """The window of (ilr, what is learnt from it): the teacher's answer, and hr where there is no teacher."""
+        ilr, hr = self.cut(window)
+        return ilr, hr if self.lesson is None else ilr + self.lesson[window]
 
 
 def load_pairs(
@@ -249,7 +256,8 @@ class PatchStream:
         """The batch of training step `step` >= 0.
 
         Returns:
-            (ilr, hr), both float32 (batch_size, patch_size, patch_size, channels); with `balance_scales`,
+            (ilr, hr), both float32 (batch_size, patch_size, patch_size, channels), the teacher's answer in place of hr
+            where the pairs have a `lesson`; with `balance_scales`,
             `balance_images` or `importance` the weights too, float32 (batch_size,), as `fit` takes them.
         """
         patches = [self._patch(step * self.batch_size + offset) for offset in range(self.batch_size)]
@@ -266,7 +274,7 @@ class PatchStream:
         order, turns = self._plan(number // len(self))
         index = order[number % len(self)]
         owner, window = self._place(index)
-        ilr, hr = (turned(patch, turns[number % len(self)]) for patch in self.pairs[owner].cut(window))
+        ilr, hr = (turned(patch, turns[number % len(self)]) for patch in self.pairs[owner].example(window))
         weight = 1.0 if self._weights is None else self._weights[owner]
         return ilr, hr, weight if self._shares is None else weight / (len(self) * self._shares[index])
 

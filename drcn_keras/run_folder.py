@@ -26,6 +26,7 @@ class RunFolder:
 
     Attributes:
         best, log, checkpoints, tensorboard: paths of the best model, the table, and two folders.
+        lessons: folder of a teacher's answers, which `fresh` leaves: they belong to photographs, not to one run.
     """
 
     def __init__(self, path: str):
@@ -34,6 +35,7 @@ class RunFolder:
         self.log = os.path.join(path, "log.csv")
         self.checkpoints = os.path.join(path, "checkpoints")
         self.tensorboard = os.path.join(path, "tensorboard")
+        self.lessons = os.path.join(path, "teacher")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

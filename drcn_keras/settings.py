@@ -46,6 +46,11 @@ class Settings:
         "",
         "a preset or a DRCN .keras file to start from: of another scale, of fewer filters or recursions",
     )
+    teacher: str = _setting(
+        "",
+        "a preset or a DRCN .keras file, such as a larger network: its answer, averaged over the eight flips and turns "
+        "of each photograph, is learnt in place of the original; validation measures against originals as ever",
+    )
     holdout: int = _setting(8, "training images kept for validation where val_dir names none", low=1)
     scale: tuple[int, ...] = _setting(
         (2,), "enlargement, or several that one network learns together, separated by commas", choices=(2, 3, 4)
@@ -208,8 +213,10 @@ def check(settings: Settings) -> None:
 
     list_folders(settings.train_dir + settings.val_dir)
     _check_lr_dirs(settings)
-    if settings.init and not os.path.isfile(path_of(settings.init)):
-        raise ArgumentError(f"`init`: no file at {settings.init}, and no preset of that name ({', '.join(presets())}).")
+    for name in ("init", "teacher"):
+        model = getattr(settings, name)
+        if model and not os.path.isfile(path_of(model)):
+            raise ArgumentError(f"`{name}`: no file at {model}, and no preset of that name ({', '.join(presets())}).")
     make_folder(settings.model_dir)
 
 

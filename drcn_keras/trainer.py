@@ -40,7 +40,7 @@ def run(settings: Settings) -> dict:
 def _run(settings, strategy, workers, folder):
     settings = _with_precision(settings, workers, folder)
     _make_repeatable(settings)
-    inputs = load_images(settings)
+    inputs = load_images(settings, folder.lessons)
     steps = settings.steps_per_epoch or max(1, len(inputs.stream) // settings.batch_size)
     identity = {**_identity(settings), "images": inputs.checksum}
     workers.require_same(json.dumps(identity), "flags or images")
@@ -278,7 +278,7 @@ def _contradiction(identity, saved):
         if before == value:
             continue
         if name == "images":
-            clash = "`train_dir` or `val_dir`: the images are not those that the checkpoint in `model_dir` saw"
+            clash = "`train_dir`, `val_dir` or `teacher`: not what the checkpoint in `model_dir` was made with"
         else:
             clash = f"`{name}={spelled(value)}` contradicts the checkpoint in `model_dir`, made with {spelled(before)}"
         return f"{clash}; use the same, another `model_dir`, or `fresh` to start over."

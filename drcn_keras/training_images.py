@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from absl import logging
 
-from drcn_keras import data
+from drcn_keras import card, data
 from drcn_keras.metrics import SSIM_WINDOW
 from drcn_keras.settings import Settings
+from drcn_keras.teaching import Teacher
 
 
 class TrainingImages(NamedTuple):
@@ -20,13 +21,19 @@ class TrainingImages(NamedTuple):
     checksum: int
 
 
-def load_images(settings: Settings) -> TrainingImages:
+def load_images(settings: Settings, lessons: str = "") -> TrainingImages:
     """Reads the photographs of a run.
 
+    Args:
+        settings: of the run.
+        lessons: folder in which the answers of its `teacher` are kept.
+
     Raises:
-        UserError: a folder has no image that can be used, or too few to hold any out.
+        UserError: a folder has no image that can be used, or too few to hold any out; or the teacher does not fit.
     """
-    folders = settings.train_dir
+    # First, so that one that does not fit is told at once.
+    teacher = _teacher(settings) if settings.teacher else None
+    folders, scales, channels = settings.train_dir, settings.scale, settings.channels
     train_paths = data.list_folders(folders)
     if settings.val_dir:
         val_folders = settings.val_dir
@@ -34,13 +41,35 @@ def load_images(settings: Settings) -> TrainingImages:
     else:
         val_folders = folders
         train_paths, val_paths = data.split_holdout(train_paths, settings.holdout)
-    scales, channels = settings.scale, settings.channels
     lr_paths = data.list_lr(folders, settings.lr_dir, scales) if settings.lr_dir else {}
     lr_paths |= data.list_lr(settings.val_dir, settings.val_lr_dir, scales) if settings.lr_dir else {}
     pairs = data.load_pairs(train_paths, scales, channels, settings.patch_size, settings.zooms, lr_paths)
     smallest = SSIM_WINDOW + 2 * max(scales)
     validation = data.load_pairs(val_paths, scales, channels, smallest, lr_paths=lr_paths)
-    stream = data.PatchStream(
+    _warn_of_overlap(pairs, validation)
+    # An LR image that the original does not determine is part of what was seen.
+    checksum = _checksum(pairs + validation, bool(lr_paths), teacher.checksum if teacher else 0)
+    stream = _stream(teacher.lessons(pairs, lessons) if teacher else pairs, settings)
+    used = len({pair.path for pair in pairs})
+    logging.info("%d patches of %d images; %d images to validate", len(stream), used, len(validation))
+    sources = {
+        "train_sets": [os.path.basename(os.path.normpath(name)) for name in folders],
+        "train_images": used,
+        "patches": len(stream),
+        "val_sets": [os.path.basename(os.path.normpath(name)) for name in val_folders],
+        "val_images": len({pair.path for pair in validation}),
+    }
+    if teacher:
+        sources["teacher"] = card.brief(settings.teacher)
+    return TrainingImages(stream, validation, sources, checksum)
+
+
+def _teacher(settings):
+    return Teacher(settings.teacher, settings.channels, settings.scale, settings.precision)
+
+
+def _stream(pairs, settings):
+    return data.PatchStream(
         pairs,
         settings.patch_size,
         settings.stride,
@@ -52,22 +81,13 @@ def load_images(settings: Settings) -> TrainingImages:
         settings.importance,
         settings.balance_images,
     )
-    used = len({pair.path for pair in pairs})
-    logging.info("%d patches of %d images; %d images to validate", len(stream), used, len(validation))
-    sources = {
-        "train_sets": [os.path.basename(os.path.normpath(name)) for name in folders],
-        "train_images": used,
-        "patches": len(stream),
-        "val_sets": [os.path.basename(os.path.normpath(name)) for name in val_folders],
-        "val_images": len({pair.path for pair in validation}),
-    }
-    _warn_of_overlap(pairs, validation)
-    checksum = 0
-    for pair in pairs + validation:
-        checksum = zlib.crc32(pair.original.tobytes(), checksum)
-        # An LR image that the original does not determine is part of what was seen.
-        checksum = zlib.crc32(pair.lr.tobytes(), checksum) if lr_paths else checksum
-    return TrainingImages(stream, validation, sources, checksum)
+
+
+def _checksum(pairs, of_lr, start):
+    for pair in pairs:
+        start = zlib.crc32(pair.original.tobytes(), start)
+        start = zlib.crc32(pair.lr.tobytes(), start) if of_lr else start
+    return start
 
 
 def _warn_of_overlap(pairs, validation):

@@ -51,6 +51,7 @@ ORDER = [
     "graphs",
     "sizes",
     "tiling",
+    "teaching",
     "validation",
     "upscaling",
     "upscale",

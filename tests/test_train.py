@@ -206,7 +206,7 @@ def test_other_images_under_the_same_name_are_refused(tiny, tmp_path):
     shutil.copytree(*tiny(tmp_path).train_dir, folder)
     train(tiny(tmp_path / "run", train_dir=str(folder), epochs=1))
     Image.new("RGB", (24, 24), "gray").save(folder / "0.png")
-    with pytest.raises(UserError, match=r"^`train_dir` or `val_dir`: the images are not those"):
+    with pytest.raises(UserError, match=r"^`train_dir`, `val_dir` or `teacher`: not what the checkpoint"):
         train(tiny(tmp_path / "run", train_dir=str(folder), epochs=2))
 
 
@@ -580,5 +580,5 @@ def test_training_on_lr_images_as_they_are(tiny, photographs, tmp_path):
     assert abs(card["val_bicubic_psnr"] - plain["val_bicubic_psnr"]) > 0.1
     # Other LR images are other training images.
     Image.new("RGB", (12, 12), "gray").save(lr_dir / "0x2.png")
-    with pytest.raises(UserError, match="the images are not those"):
+    with pytest.raises(UserError, match="not what the checkpoint"):
         train(tiny(tmp_path / "run", lr_dir=str(lr_dir), epochs=2))
