@@ -65,7 +65,7 @@ def test_scales_count_as_they_are_weighed():
     losses = errors * np.concatenate([weights for _, _, weights in batches])
     for error, loss in ((0.001, 6), (0.004, 4), (0.007, 2)):
         assert losses[np.isclose(errors, error, rtol=1e-3)].sum() == pytest.approx(loss, rel=0.01)
-    with pytest.raises(ValueError, match="^`scale_weights` must be 3 numbers, one for each scale; received 2"):
+    with pytest.raises(ValueError, match=r"^`scale_weights` must be 3 numbers, one for each scale; received 2"):
         PatchStream(pairs, 12, 12, 3, scale_weights=(1, 2))
 
 
