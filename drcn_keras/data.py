@@ -17,8 +17,7 @@ from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.image import as_scales, bicubic, enlarge, luma, mod_crop, shrink, turned
 from drcn_keras.image_files import list_images, read_image
 from drcn_keras.lr_files import alike, as_input, check_fit, matched
-from drcn_keras.patch_weights import chosen_weights, errors_of, hardest, image_weights, shares
-from drcn_keras.patch_weights import scale_weights as by_scale
+from drcn_keras.patch_weights import errors_of, hardest, image_weights, scale_weights, shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +196,9 @@ class PatchStream:
         importance: exponent in [0, 1]. Above 0 the patches are drawn, with replacement, with a probability that grows
             with this power of bicubic's squared error, and weigh its inverse: the same loss on the average, of which a
             batch shows more. Ours, not the paper's.
-        scale_weights: how much each scale of `pairs`, ascending, counts beside the others; only the ratios matter.
-            None: all alike.
 
     Raises:
-        ValueError: a number is less than 1, there are more or fewer `scale_weights` than scales, or a side is shorter
-            than `patch_size`.
+        ValueError: a number is less than 1, or a side is shorter than `patch_size`.
     """
 
     def __init__(
@@ -217,7 +213,6 @@ class PatchStream:
         balance_scales: bool = False,
         importance: float = 0.0,
         balance_images: bool = False,
-        scale_weights: Sequence[float] = (),
     ):
         for name, value in (("patch_size", patch_size), ("stride", stride), ("batch_size", batch_size)):
             if value < 1:
@@ -239,9 +234,9 @@ class PatchStream:
         self._weights: np.ndarray | None = None
         self._kept: np.ndarray | None = None
         self._shares: np.ndarray | None = None
-        if balance_scales or balance_images or skip_flat or importance or scale_weights:
-            balance = image_weights if balance_images else by_scale if balance_scales else None
-            self._weigh(balance, skip_flat, importance, scale_weights)
+        if balance_scales or balance_images or skip_flat or importance:
+            balance = image_weights if balance_images else scale_weights if balance_scales else None
+            self._weigh(balance, skip_flat, importance)
         self._pass: tuple | None = None
 
     def __len__(self) -> int:
@@ -283,7 +278,7 @@ class PatchStream:
         weight = 1.0 if self._weights is None else self._weights[owner]
         return ilr, hr, weight if self._shares is None else weight / (len(self) * self._shares[index])
 
-    def _weigh(self, balance, skip_flat, importance, scale_weights):
+    def _weigh(self, balance, skip_flat, importance):
         """Weighs every image, leaves out flat patches, and gives the rest their probabilities, as far as asked."""
         measured = [errors_of(pair, self.patch_size, self.stride) for pair in self.pairs]
         scales, places = np.array([pair.scale for pair in self.pairs]), self._grids.prod(axis=1)
@@ -292,9 +287,6 @@ class PatchStream:
             self._kept = hardest(errors, np.repeat(scales, places), skip_flat)
         if balance:
             self._weights = balance(np.array([mean for mean, _ in measured]), scales)
-        if scale_weights:
-            own = chosen_weights(scale_weights, scales)
-            self._weights = own if self._weights is None else own * self._weights
         if importance:
             weighted = errors.astype(np.float64)
             if self._weights is not None:

@@ -3,12 +3,9 @@
 All of it is ours, not the paper's.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-from drcn_keras.errors import ArgumentError
 
 # Added to every patch's error by which it may be drawn, of their mean: with the power 0.75 no weight is above 10.
 _FLAT_SHARE = 0.05
@@ -56,27 +53,6 @@ def image_weights(errors: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """
     means, of = _means(errors, scales)
     return means.mean() / np.maximum(errors, _LEAST_ERROR * means[of])
-
-
-def chosen_weights(weights: Sequence[float], scales: np.ndarray) -> np.ndarray:
-    """For each image the weight of its scale, as a share of their mean.
-
-    Args:
-        weights: > 0, one for each scale, ascending.
-        scales: of each image its scale, (images,).
-
-    Returns:
-        (images,).
-
-    Raises:
-        ValueError: there are more or fewer than scales.
-    """
-    found, of = np.unique(scales, return_inverse=True)
-    if len(weights) != len(found):
-        raise ArgumentError(
-            f"`scale_weights` must be {len(found)} numbers, one for each scale; received {len(weights)}."
-        )
-    return (np.asarray(weights) / np.mean(weights))[of]
 
 
 def _means(errors, scales):

@@ -79,9 +79,6 @@ class Settings:
         "divide each photograph's squared errors by bicubic's of it at that scale, taken as a twentieth of the scale's "
         "mean at least: nearer to the mean PSNR; takes the place of balance_scales",
     )
-    scale_weights: tuple[float, ...] = _setting(
-        (), "how much each of `scale` counts, e.g. 2,1.5,0.5 with 2,3,4, as shares of their mean; none: all alike"
-    )
     importance: float = _setting(
         0.0,
         "draw patches with a probability that grows with this power of bicubic's squared error, and weigh them by its "
@@ -206,7 +203,8 @@ def check(settings: Settings) -> None:
             f"`outputs` needs an epoch whose alpha is 0, an `alpha_until` of at most {last:g} with {settings.epochs} "
             f"`epochs`; received {settings.alpha_until}."
         )
-    _check_scales(settings)
+    if not settings.scale or list(settings.scale) != sorted(set(settings.scale)):
+        raise ArgumentError(f"`scale` must be ascending, each once; received {spelled(settings.scale) or 'none'}.")
     if not settings.zooms or not all(0.0 < factor <= 1.0 for factor in settings.zooms):
         raise ArgumentError(f"`zooms` must be numbers in (0, 1]; received {spelled(settings.zooms) or 'none'}.")
 
@@ -220,17 +218,6 @@ def check(settings: Settings) -> None:
         if model and not os.path.isfile(path_of(model)):
             raise ArgumentError(f"`{name}`: no file at {model}, and no preset of that name ({', '.join(presets())}).")
     make_folder(settings.model_dir)
-
-
-def _check_scales(settings):
-    if not settings.scale or list(settings.scale) != sorted(set(settings.scale)):
-        raise ArgumentError(f"`scale` must be ascending, each once; received {spelled(settings.scale) or 'none'}.")
-    counts = settings.scale_weights
-    if counts and (len(counts) != len(settings.scale) or min(counts) <= 0):
-        raise ArgumentError(
-            f"`scale_weights` must be a number > 0 for each of {spelled(settings.scale)}, the scales; "
-            f"received {spelled(counts)}."
-        )
 
 
 def _check_lr_dirs(settings):

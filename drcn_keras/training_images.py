@@ -80,7 +80,6 @@ def _stream(pairs, settings):
         settings.balance_scales,
         settings.importance,
         settings.balance_images,
-        settings.scale_weights,
     )
 
 

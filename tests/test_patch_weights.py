@@ -49,26 +49,6 @@ def test_scales_that_count_alike_have_weights_by_their_errors():
     assert len(PatchStream(pairs, patch_size=12, stride=12).batch(0)) == 2
 
 
-def test_scales_count_as_they_are_weighed():
-    """By hand: 3, 2 and 1 are 1.5, 1 and 0.5 of their mean; with `balance_scales` on top of 4, 1 and 4/7."""
-    pairs = [flat_pair(error / 1000, scale) for scale, error in ((2, 1), (3, 4), (4, 7))]
-    options = {"patch_size": 12, "stride": 12, "batch_size": 3, "scale_weights": (3, 2, 1)}
-    ilr, hr, weights = PatchStream(pairs, **options).batch(0)
-    errors = 1000 * np.square(ilr - hr).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(weights, np.interp(errors, [1, 4, 7], [1.5, 1, 0.5]), rtol=1e-4)
-    balanced = PatchStream(pairs, balance_scales=True, **options).batch(0)[2]
-    np.testing.assert_allclose(sorted(balanced), [0.5 * 4 / 7, 1, 1.5 * 4], rtol=1e-5)
-    # Drawn by their weighted error, 6, 4 and 2, and weighing its inverse, each adds to the loss what it did.
-    drawn = PatchStream(pairs, balance_scales=True, importance=1.0, **options)
-    batches = [drawn.batch(step) for step in range(1000)]
-    errors = np.concatenate([np.square(ilr - hr).mean(axis=(1, 2, 3)) for ilr, hr, _ in batches])
-    losses = errors * np.concatenate([weights for _, _, weights in batches])
-    for error, loss in ((0.001, 6), (0.004, 4), (0.007, 2)):
-        assert losses[np.isclose(errors, error, rtol=1e-3)].sum() == pytest.approx(loss, rel=0.01)
-    with pytest.raises(ValueError, match=r"^`scale_weights` must be 3 numbers, one for each scale; received 2"):
-        PatchStream(pairs, 12, 12, 3, scale_weights=(1, 2))
-
-
 def test_patches_drawn_by_their_error_weigh_its_inverse():
     """By hand: squared errors of 1, 4, 9 and 2 have the mean 4, a twentieth of which comes on top: 16.8 in all."""
     errors = np.array([1, 4, 9, 2])

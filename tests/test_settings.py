@@ -43,11 +43,6 @@ def test_what_json_and_flags_show_of_them():
         ({"scale": (3, 3)}, "^`scale` must be ascending, each once; received 3,3"),
         ({"scale": ()}, "^`scale` must be ascending, each once; received none"),
         ({"zooms": (0.0,)}, r"^`zooms` must be numbers in \(0, 1\]; received 0.0"),
-        (
-            {"scale": (2, 3), "scale_weights": (1.0,)},
-            r"^`scale_weights` must be a number > 0 for each of 2,3, the scales",
-        ),
-        ({"scale_weights": (0.0,)}, "^`scale_weights` must be a number > 0 for each of 2, the scales; received 0.0"),
         ({"beta": float("nan")}, "^`beta` must be a finite number"),
         ({"seed": 2**32}, "^`seed` must be at most 4294967295"),
         ({"learning_rate": 0}, "^`learning_rate` must be > 0"),

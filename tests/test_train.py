@@ -396,7 +396,6 @@ def test_a_run_that_ends_thin_resumes_thin(tiny, tmp_path):
         # 14 of 18 patches stay, three batches an epoch: passes begin in the middle of epochs.
         {"warmup": 3, "schedule": "cosine", "skip_flat": 0.25, "steps_per_epoch": 0},
         {"warmup": 2, "schedule": "plateau", "average": 0.9, "outputs": 1, "importance": 0.75, "balance_images": True},
-        {"scale": (2, 3), "scale_weights": (2, 1)},
     ],
     ids=lambda options: ",".join(options),
 )
