@@ -6,6 +6,7 @@ of an original's error cannot be known from its LR image: to the gradient it is 
 
 import dataclasses
 import os
+import zipfile
 import zlib
 from collections.abc import Sequence
 
@@ -66,12 +67,13 @@ class Teacher:
         return [dataclasses.replace(pair, lesson=self._lesson(pair, folder)) for pair in bar]
 
     def _lesson(self, pair, folder):
-        path = os.path.join(folder, f"{self._mark(pair)}.npy")
+        path = os.path.join(folder, f"{self._mark(pair)}.npz")
         kept = _kept(path, pair.original.shape)
         if kept is not None:
             return kept
         lesson = self._answer(pair)
-        write_atomically(path, lambda file: np.save(file, lesson))
+        # A zip file's checksum tells damage that an .npy file would hand on.
+        write_atomically(path, lambda file: np.savez(file, lesson=lesson))
         return lesson
 
     def _mark(self, pair):
@@ -97,8 +99,9 @@ def _kept(path, shape):
     if not os.path.isfile(path):
         return None
     try:
-        lesson = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open(path, "rb") as file:
+            lesson = np.load(file, allow_pickle=False)["lesson"]
+    except (OSError, ValueError, EOFError, LookupError, zipfile.BadZipFile, zlib.error) as error:
         logging.warning("%s is damaged (%s) and computed again", path, error)
         return None
     return lesson if lesson.shape == shape and lesson.dtype == np.float16 else None

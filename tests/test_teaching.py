@@ -113,15 +113,18 @@ def test_lessons_are_kept_and_found_again(pairs, teacher, tmp_path, monkeypatch,
     assert not computed
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.lesson, other.lesson)
-    # A file that was cut short, one of another size, and one that is empty.
-    damaged = sorted(kept.iterdir())[:3]
+    # A file that was cut short, one of another size, one that is empty, and one with a single bit turned.
+    damaged = sorted(kept.iterdir())[:4]
     damaged[0].write_bytes(damaged[0].read_bytes()[:200])
-    np.save(damaged[1], np.zeros((2, 2, 1), np.float16))
+    np.savez(damaged[1], lesson=np.zeros((2, 2, 1), np.float16))
     damaged[2].write_bytes(b"")
+    content = bytearray(damaged[3].read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged[3].write_bytes(content)
     with caplog.at_level(logging.WARNING):
         mended = Teacher(teacher, 1, (2, 3)).lessons(pairs, str(kept))
-    assert len(computed) == 3
-    assert caplog.text.count("is damaged") == 2
+    assert len(computed) == 4
+    assert caplog.text.count("is damaged") == 3
     for one, other in zip(first, mended, strict=True):
         np.testing.assert_array_equal(one.lesson, other.lesson)
     # Another teacher, or the same in another precision, has answers of its own.
@@ -129,7 +132,7 @@ def test_lessons_are_kept_and_found_again(pairs, teacher, tmp_path, monkeypatch,
     small_drcn(filters=4, scale=(2, 3), seed=5).save(other)
     Teacher(str(other), 1, (2, 3)).lessons(pairs[:1], str(kept))
     Teacher(teacher, 1, (2, 3), "bfloat16").lessons(pairs[:1], str(kept))
-    assert len(computed) == 5
+    assert len(computed) == 6
     assert len(list(kept.iterdir())) == 8
 
 
