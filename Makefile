@@ -29,7 +29,7 @@ test-jax: $(VENV)-jax/ready
 CORE_TESTS := $(addprefix tests/test_, image.py metrics.py layers.py losses.py soap.py model.py data.py \
 	inference.py evaluate.py upscale.py callbacks.py checkpoint.py files.py train.py presets.py distributed_model.py process.py \
 	lr_files.py patch_weights.py measuring.py precision.py refit.py sizes.py validation.py records.py card.py run_folder.py safekeeping.py \
-	thinning.py widening.py settings.py graphs.py netpbm.py tiff.py image_metadata.py jobs.py transparency.py animation.py commands.py)
+	thinning.py widening.py teaching.py settings.py graphs.py netpbm.py tiff.py image_metadata.py jobs.py transparency.py animation.py commands.py)
 
 $(VENV)/ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
