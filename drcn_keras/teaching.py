@@ -20,7 +20,7 @@ from drcn_keras.files import remove_partial, write_atomically
 from drcn_keras.graphs import frozen
 from drcn_keras.inference import inference_model
 from drcn_keras.presets import load
-from drcn_keras.tiling import default_tile, restoring, tiles
+from drcn_keras.tiling import default_tile, restored_pair, restoring
 
 
 class Teacher:
@@ -83,15 +83,10 @@ class Teacher:
 
     def _answer(self, pair):
         """What the teacher adds to the ILR."""
-        answer = np.empty(pair.original.shape, np.float16)
-        height, width = answer.shape[:2]
-        for window, inner, kept in tiles(height, width, self._tile, self._halo):
-            ilr = pair.cut(window)[0]
-            residual = self._network(ilr) - ilr
-            if not np.isfinite(residual).all():
-                raise UserError(f"`teacher`: {self.name} gives NaN or infinity for {pair.path}.")
-            answer[kept] = residual[inner]
-        return answer
+        residual = restored_pair(self._network, pair, self._tile, self._halo) - pair.ilr
+        if not np.isfinite(residual).all():
+            raise UserError(f"`teacher`: {self.name} gives NaN or infinity for {pair.path}.")
+        return residual.astype(np.float16)
 
 
 def _kept(path, shape):

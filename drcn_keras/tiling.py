@@ -185,6 +185,21 @@ def recursions_of(network, ilr, tile, halo):
     return whole
 
 
+def restored_pair(network, pair, tile, halo):
+    """What a network makes of the ILR of a `data.Pair`, tile by tile: float32 (height, width, channels).
+
+    Args:
+        network: a compiled one behind `restoring`.
+        pair: the photograph.
+        tile, halo: as for `tiles`.
+    """
+    sr = np.empty(pair.original.shape, np.float32)
+    height, width = sr.shape[:2]
+    for window, inner, kept in tiles(height, width, tile, halo):
+        sr[kept] = network(pair.cut(window)[0])[inner]
+    return sr
+
+
 def default_tile(model, maps):
     """The side of a tile whose feature maps, `maps` of them at once, stay within 2 GiB; at most 512 pixels."""
     side = int((_TILE_BYTES / (4 * model.filters * maps)) ** 0.5)

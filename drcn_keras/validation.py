@@ -13,7 +13,7 @@ from drcn_keras.errors import UserError
 from drcn_keras.graphs import compiled
 from drcn_keras.metrics import comparable, mean_psnr, psnr, ssim
 from drcn_keras.safekeeping import averaged
-from drcn_keras.tiling import default_tile, restoring, tiles
+from drcn_keras.tiling import default_tile, restored_pair, restoring
 
 
 class Validation(keras.callbacks.Callback):
@@ -97,11 +97,7 @@ class Validation(keras.callbacks.Callback):
 
     def _upscaled(self, pair):
         network = self._network = self._network or self._graph()
-        sr = np.empty(pair.original.shape, np.float32)
-        height, width = sr.shape[:2]
-        for window, inner, kept in tiles(height, width, default_tile(self.model, 8), self.model.halo):
-            sr[kept] = network(pair.cut(window)[0])[inner]
-        return sr
+        return restored_pair(network, pair, default_tile(self.model, 8), self.model.halo)
 
     def _graph(self):
         """A model of its own around the same layers: a graph, which keeps no recursion's features for gradients."""

@@ -8,12 +8,11 @@ import shutil
 
 import numpy as np
 import pytest
-from kit import small_drcn
+from kit import small_drcn, tiny_settings
 from PIL import Image
 
 from drcn_keras import card, data
 from drcn_keras.errors import UserError
-from drcn_keras.settings import Settings
 from drcn_keras.teaching import Teacher
 from drcn_keras.train import train
 
@@ -42,23 +41,8 @@ def pairs(folder):
 
 
 def settings(folder, model_dir, **changes):
-    common = Settings(
-        train_dir=(str(folder),),
-        model_dir=str(model_dir),
-        holdout=1,
-        scale=(2, 3),
-        filters=2,
-        recursions=2,
-        patch_size=12,
-        stride=6,
-        batch_size=4,
-        steps_per_epoch=3,
-        epochs=1,
-        optimizer="adam",
-        learning_rate=0.001,
-        tensorboard=False,
-    )
-    return dataclasses.replace(common, **changes)
+    common = {"scale": (2, 3), "epochs": 1, "optimizer": "adam"}
+    return tiny_settings(folder, model_dir, **{**common, **changes})
 
 
 def answer_by_hand(model, ilr):

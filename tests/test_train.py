@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from kit import ROOT
+from kit import ROOT, tiny_settings
 from PIL import Image
 
 from drcn_keras import DRCN, card, checkpoint, data, load, records, trainer
@@ -38,21 +38,7 @@ def tiny(photographs):
     """Function of a folder and changes: the settings of a run that takes a moment."""
 
     def settings(folder, **changes):
-        common = Settings(
-            train_dir=photographs,
-            model_dir=str(folder),
-            holdout=1,
-            filters=2,
-            recursions=2,
-            patch_size=12,
-            stride=6,
-            batch_size=4,
-            steps_per_epoch=3,
-            epochs=2,
-            learning_rate=0.001,
-            tensorboard=False,
-        )
-        return dataclasses.replace(common, **changes)
+        return tiny_settings(**{"train_dir": photographs, "model_dir": folder, **changes})
 
     return settings
 
