@@ -40,7 +40,7 @@ def run(settings: Settings) -> dict:
 def _run(settings, strategy, workers, folder):
     settings = _with_precision(settings, workers, folder)
     _make_repeatable(settings)
-    inputs = load_images(settings, folder.lessons)
+    inputs = load_images(settings)
     steps = settings.steps_per_epoch or max(1, len(inputs.stream) // settings.batch_size)
     identity = {**_identity(settings), "images": inputs.checksum}
     workers.require_same(json.dumps(identity), "flags or images")
@@ -75,6 +75,9 @@ def _run(settings, strategy, workers, folder):
             logging.warning("%s is missing; the next validated epoch writes it, whatever came before", folder.best)
             validate.best = -math.inf
 
+    # Not before: a run that is refused or has ended needs none of them, and they take long.
+    if inputs.teacher:
+        inputs.stream.pairs = inputs.teacher.lessons(inputs.stream.pairs, folder.lessons)
     saver = _saver(settings, folder, identity, stateful, workers)
     rules = _rules(settings, stateful, inputs, folder, workers)
     with saver.signals(), workers.watch_errors():

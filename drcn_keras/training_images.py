@@ -13,20 +13,17 @@ from drcn_keras.teaching import Teacher
 
 
 class TrainingImages(NamedTuple):
-    """The patches, the validation images, what the card says of both, and a checksum of all of them."""
+    """The patches, the validation images, what the card says of both, a checksum of all of them, and the teacher."""
 
     stream: data.PatchStream
     validation: list[data.Pair]
     sources: dict
     checksum: int
+    teacher: Teacher | None
 
 
-def load_images(settings: Settings, lessons: str = "") -> TrainingImages:
+def load_images(settings: Settings) -> TrainingImages:
     """Reads the photographs of a run.
-
-    Args:
-        settings: of the run.
-        lessons: folder in which the answers of its `teacher` are kept.
 
     Raises:
         UserError: a folder has no image that can be used, or too few to hold any out; or the teacher does not fit.
@@ -49,7 +46,7 @@ def load_images(settings: Settings, lessons: str = "") -> TrainingImages:
     _warn_of_overlap(pairs, validation)
     # An LR image that the original does not determine is part of what was seen.
     checksum = _checksum(pairs + validation, bool(lr_paths), teacher.checksum if teacher else 0)
-    stream = _stream(teacher.lessons(pairs, lessons) if teacher else pairs, settings)
+    stream = _stream(pairs, settings)
     used = len({pair.path for pair in pairs})
     logging.info("%d patches of %d images; %d images to validate", len(stream), used, len(validation))
     sources = {
@@ -61,7 +58,7 @@ def load_images(settings: Settings, lessons: str = "") -> TrainingImages:
     }
     if teacher:
         sources["teacher"] = card.brief(settings.teacher)
-    return TrainingImages(stream, validation, sources, checksum)
+    return TrainingImages(stream, validation, sources, checksum, teacher)
 
 
 def _teacher(settings):
