@@ -119,7 +119,7 @@ def test_flagfiles_of_the_package_are_found_by_name(given, tmp_path):
 
     wrong = training("--preset_flags=paper_x5")
     assert wrong.returncode == 2
-    assert "--preset_flags must be one of drcn_x234, mobile_thin, mobile_x2, " in wrong.stderr
+    assert "--preset_flags must be one of drcn_x234, mobile_taught, mobile_thin, " in wrong.stderr
     assert "received 'paper_x5'" in wrong.stderr
 
     # absl reads flagfiles after the names were looked up: not to be passed over in silence.

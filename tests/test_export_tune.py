@@ -77,4 +77,7 @@ def test_best_range_cuts_an_outlier():
     assert low == 0.0
     # Rounding costs h^2 / (12 * 255^2), the cut (1.6 - h)^2 / 100001: least at h = 1.418.
     assert high == pytest.approx(1.418, abs=0.06)
+    # One of a million alone would have it cut at 0.88; what comes in other photographs must find room.
+    many = np.concatenate([np.random.default_rng(0).uniform(0, 1, 1_000_000), [2.0]])
+    assert quantize.best_range({"low": 0.0, "high": 2.0, "sample": many}) == pytest.approx((0.0, 0.85 * 2.0))
     assert quantize.best_range({"low": 0.0, "high": 0.0, "sample": np.zeros(5)}) == (0.0, 1.0)

@@ -4,6 +4,7 @@ python tools/results_table.py --write
 """
 
 import pathlib
+import re
 import sys
 
 from absl import flags
@@ -33,13 +34,15 @@ def measured(cards, dataset, scale, kind="results", row=""):
 
 
 def families(names):
-    """Our columns, from the smallest network to the largest: their titles, and the cards that fill each."""
+    """Our columns, from the smallest network to the largest: their titles, and the cards that fill each.
+
+    Networks of one scale share a column, whose title is their name without the scale; one of several has its own.
+    """
     cards = {name: card.read(name) for name in names}
-    cards = dict(sorted(cards.items(), key=lambda item: item[1]["parameters"]))
-    return {
-        "mobile": [made for name, made in cards.items() if name.startswith("mobile-")],
-        **{name: [made] for name, made in cards.items() if not name.startswith("mobile-")},
-    }
+    columns = {}
+    for name, made in sorted(cards.items(), key=lambda item: item[1]["parameters"]):
+        columns.setdefault(re.sub(r"-x\d$", "", name), []).append(made)
+    return columns
 
 
 def short():
@@ -49,8 +52,8 @@ def short():
     for dataset in SETS:
         for scale in SCALES:
             values = [measured(cards, dataset, scale)[0] for cards in ours.values()]
-            best = max(round(value, 2) for value in values)
-            bold = [f"**{value:.2f}**" if round(value, 2) == best else f"{value:.2f}" for value in values]
+            best = max(round(value, 2) for value in values if value is not None)
+            bold = [_marked(value, best) for value in values]
             bicubic = measured(ours["mobile"], dataset, scale, row="bicubic_")[0]
             srcnn, drcn = (_decibels(published(dataset, scale, method)) for method in ("SRCNN", "DRCN"))
             lines.append(_line([f"{dataset} x{scale}", f"{bicubic:.2f}", srcnn, *bold, drcn]))
@@ -70,6 +73,12 @@ def full():
             values.append(published(dataset, scale, "DRCN"))
             lines.append(_line([f"{dataset} x{scale}", *map(_pair, values)]))
     return "".join(lines)
+
+
+def _marked(value, best):
+    if value is None:
+        return ""
+    return f"**{value:.2f}**" if round(value, 2) == best else f"{value:.2f}"
 
 
 def _decibels(value):

@@ -30,6 +30,8 @@ _WHOLE = (
 )
 _LEVELS = 255
 _SAMPLES = 200_000
+# Of an observed range, what a grid holds at least.
+_LEAST_SHARE = 0.85
 
 
 def to_mode(content, mode, ranges=None):
@@ -159,6 +161,9 @@ def one_by_one(content, images, pattern=""):
 def best_range(seen):
     """The range, at most the observed one, whose 256 levels hold the sample with the least squared error.
 
+    No more than the outermost 15 % are cut. In photographs unlike the representative ones larger values come: cut at
+    60 %, as the error would have it, mobile-x2 lost 0.024 dB on Set14, which has drawn text, instead of 0.008.
+
     Returns:
         (low, high), floats, low <= 0 <= high.
     """
@@ -172,7 +177,7 @@ def best_range(seen):
         steps = np.clip(np.round(sample / step), zero, zero + _LEVELS)
         return np.mean(np.square(steps * step - sample))
 
-    share = min(np.linspace(0.4, 1.0, 31), key=error)
+    share = min(np.linspace(_LEAST_SHARE, 1.0, 31), key=error)
     return share * low, share * high
 
 
@@ -181,11 +186,11 @@ def _whole_range(seen):
 
 
 def calibrate(content, images, mode):
-    """The ranges for `to_mode` from representative images: all that was seen at 16 bit, the best cut at 8."""
-    observed = observe(content, images)
+    """The ranges for `to_mode` from representative images: all that was seen at 16 bit, the best cut at 8.
+
+    Every call of a layer has its own. The state grows from recursion to recursion, in mobile-x4 ninefold from the
+    first to the last, and so does what its first ones lose by rounding: on the last one's grid 0.097 dB on Set5
+    instead of 0.003.
+    """
     chosen = _whole_range if mode == "int16x8" else best_range
-    ranges = {name: chosen(seen) for name, seen in observed.items()}
-    # One range for all that the recursions read. A bias is stored in steps of its input's scale: this way one bias
-    # serves every call, and the file does not grow with D by more than operators.
-    states = [name for name in ranges if names.role_of(name) in (names.STATE, names.EMBEDDING_2)]
-    return {**ranges, **dict.fromkeys(states, (0.0, max(ranges[name][1] for name in states)))}
+    return {name: chosen(seen) for name, seen in observe(content, images).items()}
