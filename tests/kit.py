@@ -44,20 +44,11 @@ def small_drcn(recursions=2, filters=4, channels=1, scale=2, seed=0, kept=1.0, s
 
 def tiny_settings(train_dir, model_dir, **changes):
     """The settings of a training on three photographs that takes a moment."""
+    from training_process import TINY
+
     from drcn_keras.settings import Settings
 
-    common = {
-        "holdout": 1,
-        "filters": 2,
-        "recursions": 2,
-        "patch_size": 12,
-        "stride": 6,
-        "batch_size": 4,
-        "steps_per_epoch": 3,
-        "epochs": 2,
-        "learning_rate": 0.001,
-        "tensorboard": False,
-    }
+    common = {**TINY, "epochs": 2, "tensorboard": False}
     return Settings(**{"train_dir": str(train_dir), "model_dir": str(model_dir), **common, **changes})
 
 

@@ -302,11 +302,11 @@ def test_size_grows_by_the_operator_table_alone():
     # be 9216 bytes in float32, 2304 in 8 bit.
     small, large = (sizes(4, filters) - sizes(2, filters) for filters in (4, 16))
     assert np.max(np.abs(large - small - [0, 0, 2 * 2 * (16 - 4) * 16])) <= 32
-    assert np.max(small) < 2 * 1300
+    np.testing.assert_array_less(small, [2 * 1000, 2 * 1000, 2 * 1300])
 
 
 def test_every_recursion_has_a_range_of_its_own():
-    """mobile-x4's state grows ninefold: on one range for all its int8 file lost 0.097 dB on Set5, on these 0.003."""
+    """mobile-x4's state grows ninefold: on one range for all its int8 file lost 0.097 dB on Set5, on these none."""
     # Threefold with every recursion.
     model = small_drcn(4, 4, 1, 2, kept=3.0, spread=0.03, ensemble=[0.5, 0.15, 0.05, 0.015])
     network = inference.inference_model(model, residual=True, split_identity=True)

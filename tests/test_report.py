@@ -333,6 +333,8 @@ def test_one_network_of_several_scales_is_one_column():
     assert tables.families(networks) == {"drcn-x234": "drcn", "mobile-x2": "mobile", "mobile-x3": "mobile"}
     clash = {"a-x23": Network(2, 3), "a-x3": Network(3)}
     assert tables.families(clash) == {"a-x23": "a-x23", "a-x3": "a-x3"}
+    # Another family keeps its column beside them.
+    assert tables.families(clash | networks) == tables.families(clash) | tables.families(networks)
 
 
 def test_measures_every_scale_of_a_network_with_its_folder(bicubic_drcn, photographs, tmp_path):

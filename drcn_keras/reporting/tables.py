@@ -116,5 +116,6 @@ def family(name: str) -> str:
 
 def families(networks: "dict[str, DRCN]") -> dict[str, str]:
     """The column of each model in the benchmark table: its family, or itself where that would be ambiguous."""
-    cells = [(family(name), scale) for name, network in networks.items() for scale in network.scales]
-    return {name: family(name) if len(set(cells)) == len(cells) else name for name in networks}
+    cells = collections.Counter((family(name), scale) for name, network in networks.items() for scale in network.scales)
+    shared = {known for (known, _), count in cells.items() if count > 1}
+    return {name: name if family(name) in shared else family(name) for name in networks}
