@@ -28,7 +28,7 @@ test-jax: $(VENV)-jax/ready
 # What a machine without TensorFlow must be able to do.
 CORE_TESTS := $(addprefix tests/test_, image.py metrics.py layers.py losses.py soap.py model.py data.py \
 	inference.py evaluate.py upscale.py callbacks.py checkpoint.py files.py train.py presets.py distributed_model.py process.py \
-	lr_files.py patch_weights.py measuring.py precision.py refit.py sizes.py validation.py records.py card.py run_folder.py safekeeping.py \
+	lr_files.py patch_weights.py measuring.py precision.py refit.py average.py sizes.py validation.py records.py card.py run_folder.py safekeeping.py \
 	thinning.py widening.py teaching.py settings.py graphs.py netpbm.py tiff.py image_metadata.py jobs.py transparency.py animation.py commands.py)
 
 $(VENV)/ready: setup.cfg pyproject.toml

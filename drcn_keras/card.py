@@ -71,6 +71,50 @@ def of_training(model: Any, epoch: int, minutes: float, logs: dict, settings: di
         sources: what is said of the images, among it "train_sets" and "train_images", and under "init" the card of
             the model it started from, if it did.
     """
+    return {
+        **_made(model, logs),
+        "epoch": epoch + 1,
+        "minutes": round(minutes, 1),
+        "hours": round(minutes / 60, 2),
+        "flags": settings,
+        **sources,
+    }
+
+
+def of_average(model: Any, logs: dict, images: dict, shares: list[tuple[str, int]]) -> dict:
+    """The card of a model whose weights are the mean of others'.
+
+    Args:
+        model: the new `DRCN`.
+        logs: as for `of_training`.
+        images: what is said of those that chose: "val_sets" and "val_images".
+        shares: (a preset's name or a path, how often it counts) of every model that was to choose from.
+
+    Returns:
+        The card. Under "average" stand the share and the card of each model that counts; of one that another was
+        trained from, whose card holds its own, only what `brief` says.
+
+    Raises:
+        UserError: the card of one is damaged.
+    """
+    counted = [(name, share, with_origin(name)) for name, share in shares if share]
+    earlier = [origin for _, _, card in counted for origin in _origins(card)]
+    return {
+        **_made(model, logs),
+        **images,
+        "average": [{"share": share, **(brief(name) if card in earlier else card)} for name, share, card in counted],
+    }
+
+
+def _origins(card):
+    """The cards inside a card: of what its training started from or its mean was taken of, and so on."""
+    for inner in [card["init"]] if "init" in card else card.get("average", []):
+        yield {key: value for key, value in inner.items() if key != "share"}
+        yield from _origins(inner)
+
+
+def _made(model, logs):
+    """What is said of every new model: what made it when, its shape, and how it restores the validation images."""
     import keras
 
     return {
@@ -85,14 +129,9 @@ def of_training(model: Any, epoch: int, minutes: float, logs: dict, settings: di
         "recursions": model.recursions,
         "channels": model.channels,
         "parameters": model.count_params(),
-        "epoch": epoch + 1,
-        "minutes": round(minutes, 1),
-        "hours": round(minutes / 60, 2),
         "val_psnr": round(logs["val_psnr"], 4),
         "val_ssim": round(logs["val_ssim"], 4),
         "val_bicubic_psnr": round(logs["val_bicubic"], 4),
-        "flags": settings,
-        **sources,
     }
 
 
@@ -100,8 +139,8 @@ def of_preset(run: str, command: str, results: list[dict], self_ensemble: list[d
     """The card of a preset made of a finished run: of all its stages, without the folders of the machine.
 
     Args:
-        run: the run's folder.
-        command: that trained it.
+        run: the run's folder, or that of a mean.
+        command: that made it.
         results: of `drcn_keras.evaluate`, one for each data set.
         self_ensemble: the same with `self_ensemble`; None: not measured.
 
@@ -109,10 +148,11 @@ def of_preset(run: str, command: str, results: list[dict], self_ensemble: list[d
         UserError: the run, or the model that it started from, has no card.
     """
     card = with_origin(os.path.join(run, "best.keras"), required=True)
-    with open(os.path.join(run, "log.csv"), newline="") as file:
-        rows = list(csv.DictReader(file))
     card["command"] = command
-    card["val_curve"] = [[int(row["epoch"]), float(row["val_psnr"])] for row in rows if row["val_psnr"]]
+    if "average" not in card:
+        with open(os.path.join(run, "log.csv"), newline="") as file:
+            rows = list(csv.DictReader(file))
+        card["val_curve"] = [[int(row["epoch"]), float(row["val_psnr"])] for row in rows if row["val_psnr"]]
     card["results"] = results_of(results)
     if self_ensemble is not None:
         # What a single recursion gives belongs to the plain rows.

@@ -10,6 +10,7 @@ from absl import app, flags
 
 from drcn_keras import entry
 from drcn_keras.errors import Stopped, UserError
+from drcn_keras.files import make_folder
 
 FLAGS = flags.FLAGS
 _FLAGFILES = os.path.join(os.path.dirname(__file__), "flagfiles")
@@ -86,6 +87,34 @@ def define_folders(name: str, text: str, values: flags.FlagValues = FLAGS) -> No
     text += "; separated by commas, or the flag repeated"
     flag = _Folders(flags.ArgumentParser(), flags.ArgumentSerializer(), name, None, text)
     flags.DEFINE_flag(flag, flag_values=values)
+
+
+def define_output(text: str) -> None:
+    """Defines --output, a file to write, which is required, and --overwrite."""
+    flags.DEFINE_string("output", None, text)
+    flags.DEFINE_boolean("overwrite", False, "replace the file of --output")
+    require("output")
+
+
+def checked_output(suffix: str, *beside: str) -> str:
+    """The path of --output, whose folder exists from here on.
+
+    Args:
+        suffix: that it must have.
+        beside: suffixes of files that are written next to it.
+
+    Raises:
+        UserError: it has another suffix, or one of the files exists and --overwrite is not given.
+    """
+    path = FLAGS.output
+    if not path.endswith(suffix):
+        raise UserError(f"--output: expected a name that ends in {suffix}; received {path}.")
+    for other in (suffix, *beside):
+        written = path.removesuffix(suffix) + other
+        if os.path.exists(written) and not FLAGS.overwrite:
+            raise UserError(f"{written} exists; --overwrite replaces it.")
+    make_folder(os.path.dirname(path) or ".")
+    return path
 
 
 def define_preset_flags() -> None:

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from drcn_keras import commands
 from drcn_keras.commands import FLAGS
-from drcn_keras.errors import ArgumentError, UserError
-from drcn_keras.files import make_folder, write_model
+from drcn_keras.errors import ArgumentError
+from drcn_keras.files import write_model
 from drcn_keras.inputs import loaded
 
 if TYPE_CHECKING:
@@ -156,12 +156,11 @@ def refit(model: "DRCN", paths: list[str], outputs: int, holdout: int = 8) -> tu
 def define_flags() -> None:
     flags.DEFINE_string("model", None, "a trained DRCN: a preset such as mobile-x2, or a .keras file")
     commands.define_folders("train_dir", "folders of training photographs")
-    flags.DEFINE_string("output", None, "the .keras file to write; its card stands beside it")
+    commands.define_output("the .keras file to write; its card stands beside it")
     flags.DEFINE_integer("outputs", 4, "recursions that the new ensemble draws on", lower_bound=1)
     flags.DEFINE_integer("holdout", 8, "training photographs that only tell what was gained or lost", lower_bound=1)
     commands.define_folders("data_dir", "folders of benchmark images to measure the new model on, for its card")
-    flags.DEFINE_boolean("overwrite", False, "replace the file of --output")
-    commands.require("model", "train_dir", "output")
+    commands.require("model", "train_dir")
 
 
 def main(argv: list[str]) -> None:
@@ -170,13 +169,8 @@ def main(argv: list[str]) -> None:
     from drcn_keras.evaluation import evaluate
 
     commands.refuse_arguments(argv)
-    if not FLAGS.output.endswith(".keras"):
-        raise UserError(f"--output: expected a name that ends in .keras; received {FLAGS.output}.")
-    existing = [path for path in (FLAGS.output, card.card_path(FLAGS.output)) if os.path.exists(path)]
-    if existing and not FLAGS.overwrite:
-        raise UserError(f"{existing[0]} exists; --overwrite replaces it.")
+    output = commands.checked_output(".keras", ".json")
     paths = list_folders(FLAGS.train_dir)
-    make_folder(os.path.dirname(FLAGS.output) or ".")
     made = {key: value for key, value in card.read(FLAGS.model).items() if key != "results"}
     model = loaded(FLAGS.model)
     new, found = refit(model, paths, FLAGS.outputs, FLAGS.holdout)
@@ -184,10 +178,10 @@ def main(argv: list[str]) -> None:
     made["refit"] = found
     if FLAGS.data_dir:
         made["results"] = card.results_of(evaluate(new, FLAGS.data_dir, progress=True)["results"])
-    write_model(FLAGS.output, new)
-    card.write(FLAGS.output, made)
+    write_model(output, new)
+    card.write(output, made)
     print(
-        f"{FLAGS.output}: recursions {', '.join(map(str, found['outputs']))} of {model.recursions}; "
+        f"{output}: recursions {', '.join(map(str, found['outputs']))} of {model.recursions}; "
         f"{found['val_psnr']:.3f} dB on {found['val_images']} held-out images, "
         f"{found['val_psnr'] - found['val_psnr_before']:+.3f} against {FLAGS.model}; "
         f"all {model.recursions} refitted: {found['val_psnr_all']:.3f} dB"

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from absl import logging
 
 from drcn_keras import card, data
-from drcn_keras.metrics import SSIM_WINDOW
 from drcn_keras.settings import Settings
 from drcn_keras.teaching import Teacher
+from drcn_keras.validation import held_out_pairs
 
 
 class TrainingImages(NamedTuple):
@@ -41,8 +41,7 @@ def load_images(settings: Settings) -> TrainingImages:
     lr_paths = data.list_lr(folders, settings.lr_dir, scales) if settings.lr_dir else {}
     lr_paths |= data.list_lr(settings.val_dir, settings.val_lr_dir, scales) if settings.lr_dir else {}
     pairs = data.load_pairs(train_paths, scales, channels, settings.patch_size, settings.zooms, lr_paths)
-    smallest = SSIM_WINDOW + 2 * max(scales)
-    validation = data.load_pairs(val_paths, scales, channels, smallest, lr_paths=lr_paths)
+    validation = held_out_pairs(val_paths, scales, channels, lr_paths)
     _warn_of_overlap(pairs, validation)
     # An LR image that the original does not determine is part of what was seen.
     checksum = _checksum(pairs + validation, bool(lr_paths), teacher.checksum if teacher else 0)

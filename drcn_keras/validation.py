@@ -8,12 +8,19 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-from drcn_keras.data import Pair
+from drcn_keras.data import Pair, load_pairs
 from drcn_keras.errors import UserError
 from drcn_keras.graphs import compiled
-from drcn_keras.metrics import comparable, mean_psnr, psnr, ssim
+from drcn_keras.metrics import SSIM_WINDOW, comparable, mean_psnr, psnr, ssim
 from drcn_keras.safekeeping import averaged
 from drcn_keras.tiling import default_tile, restored_pair, restoring
+
+
+def held_out_pairs(
+    paths: Sequence[str], scales: Sequence[int], channels: int, lr_paths: dict | None = None
+) -> list[Pair]:
+    """The photographs that a network is measured on while it is trained; arguments as for `data.load_pairs`."""
+    return load_pairs(paths, scales, channels, SSIM_WINDOW + 2 * max(scales), lr_paths=lr_paths)
 
 
 class Validation(keras.callbacks.Callback):
@@ -59,13 +66,14 @@ class Validation(keras.callbacks.Callback):
         if (epoch + 1) % self.every and epoch + 1 < self.epochs and not self.model.stop_training:
             return
         with averaged(self.model):
-            logs.update(self._measured())
+            logs.update(self.measured())
             if logs["val_psnr"] > self.best:
                 self.best = logs["val_psnr"]
                 if self.save_best:
                     self.save_best(self.model, logs, epoch)
 
-    def _measured(self):
+    def measured(self) -> dict[str, float]:
+        """What the model gives for the images: the entries of the logs, but for "lr"."""
         if not self._bicubic:
             self._bicubic = [psnr(*(comparable(x, pair.scale) for x in (pair.hr, pair.ilr))) for pair in self.pairs]
         rows = []

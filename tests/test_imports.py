@@ -64,6 +64,7 @@ ORDER = [
     "evaluation",
     "evaluate",
     "refit",
+    "average",
     "thinning",
     "training_images",
     "trainer",

@@ -5,7 +5,6 @@ ONNX lays images out with the channels first: float32 (batch, channels, height, 
 """
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from absl import flags
 from drcn_keras import commands, errors
 from drcn_keras.commands import FLAGS
 from drcn_keras.errors import UserError
-from drcn_keras.files import make_folder, write_atomically
+from drcn_keras.files import write_atomically
 from drcn_keras.inputs import load_for
 
 if TYPE_CHECKING:
@@ -120,25 +119,20 @@ def check_equality(content: bytes, model: "DRCN") -> float:
 
 def define_flags() -> None:
     flags.DEFINE_string("model", None, "a trained DRCN: a preset such as mobile-x2, or a .keras file")
-    flags.DEFINE_string("output", None, "the .onnx file to write")
-    flags.DEFINE_boolean("overwrite", False, "replace the file of --output")
-    commands.require("model", "output")
+    commands.define_output("the .onnx file to write")
+    commands.require("model")
 
 
 def main(argv: list[str]) -> None:
     commands.refuse_arguments(argv)
     with errors.extra("onnx"):
         importlib.import_module("onnx")
-    if not FLAGS.output.endswith(".onnx"):
-        raise UserError(f"--output: expected a name that ends in .onnx; received {FLAGS.output}.")
-    if os.path.exists(FLAGS.output) and not FLAGS.overwrite:
-        raise UserError(f"{FLAGS.output} exists; --overwrite replaces it.")
-    make_folder(os.path.dirname(FLAGS.output) or ".")
+    output = commands.checked_output(".onnx")
     model = load_for(FLAGS.model)
     content = to_onnx(model)
     difference = check_equality(content, model)
-    write_atomically(FLAGS.output, lambda file: file.write(content))
-    print(f"{FLAGS.output}: {len(content)} bytes, {difference:.2g} from the Keras model on noise")
+    write_atomically(output, lambda file: file.write(content))
+    print(f"{output}: {len(content)} bytes, {difference:.2g} from the Keras model on noise")
 
 
 def run() -> None:
