@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drcn_keras import card
 from drcn_keras.errors import UserError
 from drcn_keras.published import PUBLISHED
 
@@ -18,6 +19,7 @@ pytest.importorskip("jinja2", reason="jinja2 fills the report's page: pip instal
 pytest.importorskip("matplotlib", reason="matplotlib draws the learning curves: pip install drcn_keras[report]")
 
 from drcn_keras.reporting import measured, pictures, tables
+from drcn_keras.reporting import page as page_module
 from drcn_keras.reporting.page import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -38,6 +40,36 @@ def result(
 def test_marks_go_by_what_is_printed():
     assert tables.marks([36.54, None, 37.001, 36.996, 30.0], 2) == ["second", "", "best", "best", ""]
     assert tables.marks([None], 2) == [""]
+
+
+def test_a_page_says_of_every_kind_of_card_what_it_can(bicubic_drcn, tmp_path):
+    path, network = str(tmp_path / "best.keras"), bicubic_drcn()
+    shape = "For x2, F=2 filters, D=2 recursions, 155 parameters."
+    trained = {
+        "train_images": 1, "train_sets": ["T91"], "epoch": 7, "minutes": 2.5, "machine": "toaster",
+        "val_psnr": 31.239, "val_images": 8, "val_bicubic_psnr": 28.5, "flags": {"seed": 5},
+    }  # fmt: skip
+    others = [{**trained, "share": 2}, {"share": 1, "name": "dark"}, {"train_images": 2, "train_sets": ["T91", "B"]}]
+    mean = {"average": others, "val_psnr": 31.5, "val_images": 8, "val_bicubic_psnr": 28.5}
+    told = {
+        "nothing": ({}, "", ""),
+        "training": (
+            trained,
+            " Trained on 1 image of T91. The best epoch, 7, was reached after 2.5 minutes on toaster; it has 31.24 dB "
+            "on 8 validation images (bicubic 28.50 dB).",
+            "python -m drcn_keras.train --seed=5",
+        ),
+        "mean": (
+            mean,
+            " Trained on 1 image of T91; 2 images of T91 and B. The mean of the weights of 3 networks has 31.50 dB on "
+            "8 validation images (bicubic 28.50 dB).",
+            "",
+        ),
+        "fitted, of a network without a card": ({"refit": {"outputs": [2]}}, "", ""),
+    }
+    for name, (made, text, command) in told.items():
+        card.write(path, made)
+        assert page_module._model(path, name, network) == {"name": name, "text": shape + text, "command": command}
 
 
 def test_benchmark_puts_a_family_into_one_column():

@@ -24,10 +24,8 @@ def description(name: str, model: "DRCN") -> str:
     text = f"{label(name)}: F={model.filters}, D={model.recursions}"
     if model.scale is None:
         text += f", one network for {scales(model)}"
-    made = card.read(name)
-    if made:
-        text += f", trained on {images(made)}"
-    return text
+    trained = images(card.read(name))
+    return text + (f", trained on {trained}" if trained else "")
 
 
 def scales(model: "DRCN") -> str:
@@ -36,7 +34,12 @@ def scales(model: "DRCN") -> str:
 
 
 def images(made: dict) -> str:
-    """What a card says of the training images: how many, of which sets."""
+    """What a card says of the training images: how many, of which sets; empty where it says nothing."""
+    if "average" in made:
+        # As a rule they were all trained on the same.
+        return "; ".join(filter(None, dict.fromkeys(map(images, made["average"]))))
+    if "train_images" not in made:
+        return ""
     count = made["train_images"]
     return f"{count} image{'s' * (count != 1)} of {' and '.join(made['train_sets'])}"
 

@@ -158,15 +158,22 @@ def _model(model, name, network):
         f"For {measured.scales(network)}, F={network.filters} filters, D={network.recursions} recursions, "
         f"{network.count_params():,} parameters."
     )
-    if made:
+    trained = measured.images(made)
+    text += f" Trained on {trained}." if trained else ""
+    if "val_psnr" in made:
+        if "average" in made:
+            text += f" The mean of the weights of {len(made['average'])} networks has "
+        else:
+            text += (
+                f" The best epoch, {made['epoch']}, was reached after {made['minutes']:g} minutes on "
+                f"{made['machine']}; it has "
+            )
         text += (
-            f" Trained on {measured.images(made)}; its best epoch, "
-            f"{made['epoch']}, was reached after {made['minutes']:g} minutes on {made['machine']}, with "
             f"{made['val_psnr']:.2f} dB on {made['val_images']} validation images "
             f"(bicubic {made['val_bicubic_psnr']:.2f} dB)."
         )
     command = made.get("command", "")
-    if made and not command:
+    if "flags" in made and not command:
         defaults = as_json(Settings())
         flag_texts = [f"--{key}={spelled(value)}" for key, value in made["flags"].items() if value != defaults.get(key)]
         command = shlex.join(["python", "-m", "drcn_keras.train", *flag_texts])
