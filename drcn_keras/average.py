@@ -5,6 +5,7 @@ than each of them. Which of them it is taken of, held-out photographs choose: th
 (arXiv 2203.05482, algorithm 1), but that a network may be taken more than once.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from drcn_keras import commands
 from drcn_keras.commands import FLAGS
-from drcn_keras.errors import ArgumentError
+from drcn_keras.errors import ArgumentError, UserError
 from drcn_keras.files import write_model
 from drcn_keras.inputs import loaded
 
@@ -69,22 +70,52 @@ def _one_more(shares):
     return [tuple(share + (place == index) for place, share in enumerate(shares)) for index in range(len(shares))]
 
 
-def average(models: Sequence["DRCN"], pairs: list["Pair"]) -> tuple["DRCN", tuple[int, ...], dict]:
-    """The mean of networks, each taken as often as held-out images favour.
+def average(
+    models: Sequence["DRCN"], pairs: list["Pair"], shares: Sequence[int] | None = None
+) -> tuple["DRCN", tuple[int, ...], dict]:
+    """The mean of networks, each taken as often as held-out images favour or as is said.
 
     Args:
         models: at least two `DRCN` of the same scales, filters, recursions and channels. Where their thin ensembles
             draw on different recursions, the mean's draws on all of those.
         pairs: the held-out images, as of `validation.held_out_pairs`.
+        shares: int >= 0 for each network, how often it counts; None: the images choose.
 
     Returns:
         (a new `DRCN` in float32, the share of each model, what `validation.Validation` measures of the new one).
 
     Raises:
-        UserError: there are fewer than two, they differ in one of these, or no image can be measured.
+        UserError: there are fewer than two, they differ in one of these, the shares do not fit, or no image can be
+            measured.
     """
     from drcn_keras.validation import Validation
 
+    _check(models, shares)
+    mean = type(models[0])(**{**models[0].get_config(), "name": "drcn", "dtype": "float32"})
+    weights = [model.get_weights() for model in models]
+    validation = Validation(pairs)
+    validation.set_model(mean)
+    logs: dict[tuple[int, ...], dict] = {}
+
+    with tqdm(unit="mean", disable=None) as progress:
+
+        def measured(tried):
+            # Twice one network is that network.
+            least = tuple(share // math.gcd(*tried) for share in tried)
+            if least not in logs:
+                mean.set_weights(mean_weights(weights, least))
+                logs[least] = validation.measured()
+                progress.update()
+            return logs[least]
+
+        if shares is None:
+            shares, _ = best_shares(len(models), lambda tried: measured(tried)["val_psnr"])
+        found = measured(shares)
+    mean.set_weights(mean_weights(weights, shares))
+    return mean, tuple(shares), found
+
+
+def _check(models, shares):
     if len(models) < 2:
         raise ArgumentError(f"`model` must name at least two networks to average; received {len(models)}.")
     first, *others = models
@@ -93,32 +124,27 @@ def average(models: Sequence["DRCN"], pairs: list["Pair"]) -> tuple["DRCN", tupl
             one, another = getattr(first, name), getattr(other, name)
             if one != another:
                 raise ArgumentError(f"`model`: all must have the same {name}; received {one} and {another}.")
-    mean = type(first)(**{**first.get_config(), "name": "drcn", "dtype": "float32"})
-    weights = [model.get_weights() for model in models]
-    validation = Validation(pairs)
-    validation.set_model(mean)
-    logs: dict[tuple[int, ...], dict] = {}
-
-    with tqdm(unit="mean", disable=None) as progress:
-
-        def measured(shares):
-            if shares not in logs:
-                mean.set_weights(mean_weights(weights, shares))
-                logs[shares] = validation.measured()
-                progress.update()
-            return logs[shares]["val_psnr"]
-
-        shares, _ = best_shares(len(models), measured)
-    mean.set_weights(mean_weights(weights, shares))
-    return mean, shares, logs[shares]
+    if shares is not None and (len(shares) != len(models) or min(shares) < 0 or not any(shares)):
+        raise ArgumentError(
+            f"`shares` must be {len(models)} whole numbers of at least 0, not all 0, one for each network; received "
+            f"{', '.join(map(str, shares))}."
+        )
 
 
 def define_flags() -> None:
     flags.DEFINE_list("model", [], "the networks, at least two: presets such as mobile-x2, or .keras files")
+    flags.DEFINE_list("shares", None, "how often each of them counts, such as 2,1; without it the photographs choose")
+    commands.require("model")
     commands.define_folders("train_dir", "the folders of photographs that they were trained on")
     flags.DEFINE_integer("holdout", 8, "photographs of train_dir that choose: those that training holds out", 1)
     commands.define_folders("val_dir", "folders of photographs that choose, in place of those of train_dir")
     commands.define_output("the .keras file to write; its card stands beside it")
+
+
+def _whole(texts):
+    if not all(text.strip().isdecimal() for text in texts):
+        raise UserError(f"--shares: expected whole numbers such as 2,1; received {','.join(texts)}.")
+    return [int(text) for text in texts]
 
 
 def main(argv: list[str]) -> None:
@@ -129,6 +155,7 @@ def main(argv: list[str]) -> None:
     if not (FLAGS.train_dir or FLAGS.val_dir):
         raise ArgumentError("`train_dir` or `val_dir` is required: its photographs choose.")
     output = commands.checked_output(".keras", ".json")
+    given = _whole(FLAGS.shares) if FLAGS.shares is not None else None
     folders = FLAGS.val_dir or FLAGS.train_dir
     paths = list_folders(folders)
     if not FLAGS.val_dir:
@@ -138,7 +165,7 @@ def main(argv: list[str]) -> None:
 
     models = [loaded(name) for name in FLAGS.model]
     pairs = held_out_pairs(paths, models[0].scales, models[0].channels)
-    mean, shares, logs = average(models, pairs)
+    mean, shares, logs = average(models, pairs, given)
     taken = list(zip(FLAGS.model, shares, strict=True))
     sets = [os.path.basename(os.path.abspath(folder)) for folder in folders]
     made = card.of_average(mean, logs, {"val_sets": sets, "val_images": len({pair.path for pair in pairs})}, taken)

@@ -100,6 +100,9 @@ def test_networks_of_another_shape_are_refused(other, message):
         average([DRCN(**shape), DRCN(**(shape | other))], [])
     with pytest.raises(UserError, match="at least two networks to average; received 1"):
         average([DRCN(**shape)], [])
+    for shares in ((1,), (1, -1), (0, 0), (1, 1, 1)):
+        with pytest.raises(UserError, match="`shares` must be 2 whole numbers of at least 0"):
+            average([DRCN(**shape)] * 2, [], shares)
 
 
 def command(*arguments):
@@ -144,6 +147,12 @@ def test_command(bicubic_drcn, photos, tmp_path):
     again = command(*arguments, f"--train_dir={photos}", "--holdout=2")
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)
     assert "best.keras exists; --overwrite replaces it." in again.stderr
+    # What is said counts, whatever the photographs favour.
+    said = command(*arguments, f"--train_dir={photos}", "--holdout=2", "--shares=1,3,0", "--overwrite")
+    assert said.returncode == 0, said.stderr
+    mean = drcn_keras.load(str(output))
+    assert mean.get_layer("reconstruction_2").get_weights()[1][0] == pytest.approx(-0.01, abs=1e-7)
+    assert [inner["share"] for inner in json.loads(output.with_suffix(".json").read_text())["average"]] == [1, 3]
     # Folders of their own choose where they are named, all of their photographs.
     whole = command(*arguments, f"--val_dir={photos}", "--overwrite")
     assert whole.returncode == 0, whole.stderr
@@ -155,6 +164,8 @@ def test_command(bicubic_drcn, photos, tmp_path):
     [
         (["--model=mobile-x2,mobile-x2", "--output=m.keras"], "--train_dir or --val_dir is required"),
         (["--model=mobile-x2", "--output=m.keras", "--val_dir=."], "--model must name at least two networks"),
+        (["--model=mobile-x2,mobile-x2", "--output=m.keras", "--val_dir=.", "--shares=1"], "--shares must be 2 whole"),
+        (["--model=mobile-x2,mobile-x2", "--output=m.keras", "--val_dir=.", "--shares=1,a"], "whole numbers such as 2"),
         (["--model=mobile-x2,none.keras", "--output=m.keras", "--val_dir=."], "none.keras"),
         (["--model=mobile-x2,mobile-x3", "--output=m.keras", "--val_dir=."], "--model: all must have the same scales"),
         (["--model=mobile-x2,mobile-x2", "--output=m.h5", "--val_dir=."], "ends in .keras; received m.h5"),
