@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import drcn_keras
@@ -98,7 +99,7 @@ def of_average(model: Any, logs: dict, images: dict, shares: list[tuple[str, int
         UserError: the card of one is damaged.
     """
     counted = [(name, share, with_origin(name)) for name, share in shares if share]
-    earlier = [origin for _, _, card in counted for origin in _origins(card)]
+    earlier = [origin for _, _, card in counted for origin in origins(card)]
     return {
         **_made(model, logs),
         **images,
@@ -106,11 +107,11 @@ def of_average(model: Any, logs: dict, images: dict, shares: list[tuple[str, int
     }
 
 
-def _origins(card):
+def origins(card: dict) -> Iterator[dict]:
     """The cards inside a card: of what its training started from or its mean was taken of, and so on."""
     for inner in [card["init"]] if "init" in card else card.get("average", []):
         yield {key: value for key, value in inner.items() if key != "share"}
-        yield from _origins(inner)
+        yield from origins(inner)
 
 
 def _made(model, logs):

@@ -64,8 +64,8 @@ def require(*names: str, values: flags.FlagValues = FLAGS) -> None:
 def default_model(scale: float | None, sized: bool = False) -> str:
     """The preset for an enlargement, or for x2 where it is None.
 
-    The small ones, each of one scale, are the default: a sixth of the work, and by their cards 0.06 dB behind
-    `drcn-x234` on Set5 at x2, 0.16 at x3 and 0.20 at x4. Another factor than theirs, or a width or height (`sized`),
+    The small ones, each of one scale, are the default: a sixth of the work, and by their cards 0.11 dB behind
+    `drcn-x234` on Set5 at x2, 0.19 at x3 and 0.23 at x4. Another factor than theirs, or a width or height (`sized`),
     takes the quicker of the two networks for every scale.
     """
     if sized or scale not in (None, 2, 3, 4):

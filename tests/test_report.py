@@ -61,7 +61,7 @@ def test_a_page_says_of_every_kind_of_card_what_it_can(bicubic_drcn, tmp_path):
         ),
         "mean": (
             mean,
-            " Trained on 1 image of T91; 2 images of T91 and B. The mean of the weights of 3 networks has 31.50 dB on "
+            " Trained on 2 images of T91 and B. The mean of the weights of 3 networks has 31.50 dB on "
             "8 validation images (bicubic 28.50 dB).",
             "",
         ),

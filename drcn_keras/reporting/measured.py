@@ -34,14 +34,16 @@ def scales(model: "DRCN") -> str:
 
 
 def images(made: dict) -> str:
-    """What a card says of the training images: how many, of which sets; empty where it says nothing."""
-    if "average" in made:
-        # As a rule they were all trained on the same.
-        return "; ".join(filter(None, dict.fromkeys(map(images, made["average"]))))
-    if "train_images" not in made:
+    """What a card says of the training images: how many, of which sets; empty where it says nothing.
+
+    Of several stages the one that used most counts: one of large patches leaves out what an earlier one has seen.
+    """
+    stages = [stage for stage in (made, *card.origins(made)) if "train_images" in stage]
+    if not stages:
         return ""
-    count = made["train_images"]
-    return f"{count} image{'s' * (count != 1)} of {' and '.join(made['train_sets'])}"
+    most = max(stages, key=lambda stage: stage["train_images"])
+    count = most["train_images"]
+    return f"{count} image{'s' * (count != 1)} of {' and '.join(most['train_sets'])}"
 
 
 def measure(name: str, model: "DRCN", data_dir: Sequence[str], save_images: str | None = None) -> list[dict]:
