@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LEAST_GAIN = 1e-4
 # Ours: one more network among so many moves the mean by next to nothing.
 MOST_SHARES = 16
+# Ours: what anyone may mean, and what float64 adds up without rounding.
+MOST_SAID = 1_000_000
 
 
 def mean_weights(weights: Sequence[Sequence[np.ndarray]], shares: Sequence[int]) -> list[np.ndarray]:
@@ -124,10 +126,12 @@ def _check(models, shares):
             one, another = getattr(first, name), getattr(other, name)
             if one != another:
                 raise ArgumentError(f"`model`: all must have the same {name}; received {one} and {another}.")
-    if shares is not None and (len(shares) != len(models) or min(shares) < 0 or not any(shares)):
+    if shares is None:
+        return
+    if len(shares) != len(models) or not any(shares) or not all(0 <= share <= MOST_SAID for share in shares):
         raise ArgumentError(
-            f"`shares` must be {len(models)} whole numbers of at least 0, not all 0, one for each network; received "
-            f"{', '.join(map(str, shares))}."
+            f"`shares` must be {len(models)} whole numbers, one for each network, from 0 to {MOST_SAID:,} and not "
+            f"all 0; received {', '.join(map(str, shares))}."
         )
 
 
@@ -142,7 +146,8 @@ def define_flags() -> None:
 
 
 def _whole(texts):
-    if not all(text.strip().isdecimal() for text in texts):
+    # Python converts no more than some thousand digits.
+    if not all(text.strip().isdecimal() and len(text) < 20 for text in texts):
         raise UserError(f"--shares: expected whole numbers such as 2,1; received {','.join(texts)}.")
     return [int(text) for text in texts]
 
@@ -167,12 +172,12 @@ def main(argv: list[str]) -> None:
     pairs = held_out_pairs(paths, models[0].scales, models[0].channels)
     mean, shares, logs = average(models, pairs, given)
     taken = list(zip(FLAGS.model, shares, strict=True))
-    sets = [os.path.basename(os.path.abspath(folder)) for folder in folders]
-    made = card.of_average(mean, logs, {"val_sets": sets, "val_images": len({pair.path for pair in pairs})}, taken)
+    sets, count = [os.path.basename(os.path.abspath(folder)) for folder in folders], len({pair.path for pair in pairs})
+    made = card.of_average(mean, logs, {"val_sets": sets, "val_images": count}, taken)
     write_model(output, mean)
     card.write(output, made)
     told = ", ".join(f"{share} x {name}" for name, share in taken if share)
-    print(f"{output}: {told}; {logs['val_psnr']:.4f} dB on {len(paths)} held-out images")
+    print(f"{output}: {told}; {logs['val_psnr']:.4f} dB on {count} held-out images")
 
 
 def run() -> None:

@@ -100,8 +100,10 @@ def test_networks_of_another_shape_are_refused(other, message):
         average([DRCN(**shape), DRCN(**(shape | other))], [])
     with pytest.raises(UserError, match="at least two networks to average; received 1"):
         average([DRCN(**shape)], [])
-    for shares in ((1,), (1, -1), (0, 0), (1, 1, 1)):
-        with pytest.raises(UserError, match="`shares` must be 2 whole numbers of at least 0"):
+    for shares in ((1,), (1, -1), (0, 0), (1, 1, 1), (1, 10**400)):
+        with pytest.raises(
+            UserError, match="`shares` must be 2 whole numbers, one for each network, from 0 to 1,000,000"
+        ):
             average([DRCN(**shape)] * 2, [], shares)
 
 
@@ -166,6 +168,7 @@ def test_command(bicubic_drcn, photos, tmp_path):
         (["--model=mobile-x2", "--output=m.keras", "--val_dir=."], "--model must name at least two networks"),
         (["--model=mobile-x2,mobile-x2", "--output=m.keras", "--val_dir=.", "--shares=1"], "--shares must be 2 whole"),
         (["--model=mobile-x2,mobile-x2", "--output=m.keras", "--val_dir=.", "--shares=1,a"], "whole numbers such as 2"),
+        (["--model=mobile-x2,mobile-x2", "--output=m.keras", "--val_dir=.", f"--shares=1,{'9' * 5000}"], "such as 2,1"),
         (["--model=mobile-x2,none.keras", "--output=m.keras", "--val_dir=."], "none.keras"),
         (["--model=mobile-x2,mobile-x3", "--output=m.keras", "--val_dir=."], "--model: all must have the same scales"),
         (["--model=mobile-x2,mobile-x2", "--output=m.h5", "--val_dir=."], "ends in .keras; received m.h5"),
