@@ -45,7 +45,7 @@ $(VENV)-jax/ready: setup.cfg requirements-jax.txt
 	touch $@
 
 # The presets' numbers, studies and report, from a folder with the field's test sets.
-PRESETS := mobile-x2,mobile-x3,mobile-x4,drcn-x2,drcn-x3,drcn-x234,drcn-large-x234
+PRESETS := mobile-x2,mobile-x3,mobile-x4,drcn-x2,drcn-x3,drcn-x4,drcn-x234,drcn-large-x234
 SETS = $(DATA)/Set5,$(DATA)/Set14,$(DATA)/B100
 
 results: $(VENV)/ready

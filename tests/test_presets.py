@@ -21,7 +21,7 @@ from drcn_keras.inputs import loaded
 from drcn_keras.presets import path_of, presets
 from drcn_keras.published import published
 
-PRESETS = ["drcn-large-x234", "drcn-x2", "drcn-x234", "drcn-x3", "mobile-x2", "mobile-x3", "mobile-x4"]
+PRESETS = ["drcn-large-x234", "drcn-x2", "drcn-x234", "drcn-x3", "drcn-x4", "mobile-x2", "mobile-x3", "mobile-x4"]
 # F=96; D=16 as the paper's.
 MOST_PARAMETERS = 250_961
 
