@@ -162,7 +162,8 @@ def _model(model, name, network):
     text += f" Trained on {trained}." if trained else ""
     if "val_psnr" in made:
         if "average" in made:
-            text += f" The mean of the weights of {len(made['average'])} networks has "
+            count = len(made["average"])
+            text += f" The mean of the weights of {count} network{'s' * (count != 1)} has "
         else:
             text += (
                 f" The best epoch, {made['epoch']}, was reached after {made['minutes']:g} minutes on "
