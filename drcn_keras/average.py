@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from drcn_keras import commands
 from drcn_keras.commands import FLAGS
-from drcn_keras.errors import ArgumentError, UserError
+from drcn_keras.errors import ArgumentError
 from drcn_keras.files import write_model
 from drcn_keras.inputs import loaded
 
@@ -93,7 +93,7 @@ def average(
     from drcn_keras.validation import Validation
 
     _check(models, shares)
-    mean = type(models[0])(**{**models[0].get_config(), "name": "drcn", "dtype": "float32"})
+    mean = models[0].copy(name="drcn", dtype="float32")
     weights = [model.get_weights() for model in models]
     validation = Validation(pairs)
     validation.set_model(mean)
@@ -145,13 +145,6 @@ def define_flags() -> None:
     commands.define_output("the .keras file to write; its card stands beside it")
 
 
-def _whole(texts):
-    # Python converts no more than some thousand digits.
-    if not all(text.strip().isdecimal() and len(text) < 20 for text in texts):
-        raise UserError(f"--shares: expected whole numbers such as 2,1; received {','.join(texts)}.")
-    return [int(text) for text in texts]
-
-
 def main(argv: list[str]) -> None:
     from drcn_keras import card
     from drcn_keras.data import list_folders, split_holdout
@@ -160,7 +153,7 @@ def main(argv: list[str]) -> None:
     if not (FLAGS.train_dir or FLAGS.val_dir):
         raise ArgumentError("`train_dir` or `val_dir` is required: its photographs choose.")
     output = commands.checked_output(".keras", ".json")
-    given = _whole(FLAGS.shares) if FLAGS.shares is not None else None
+    given = commands.whole_numbers("shares", 0) if FLAGS.shares is not None else None
     folders = FLAGS.val_dir or FLAGS.train_dir
     paths = list_folders(folders)
     if not FLAGS.val_dir:

@@ -89,6 +89,20 @@ def define_folders(name: str, text: str, values: flags.FlagValues = FLAGS) -> No
     flags.DEFINE_flag(flag, flag_values=values)
 
 
+def whole_numbers(name: str, least: int) -> list[int]:
+    """The numbers of a flag that is a list.
+
+    Raises:
+        UserError: there is none, or one is not a whole number >= `least` of at most nine digits.
+    """
+    texts = FLAGS[name].value
+    if not texts or not all(text.isdecimal() and len(text) <= 9 and int(text) >= least for text in texts):
+        raise UserError(
+            f"--{name} must be whole numbers >= {least}, separated by commas; received {','.join(texts)!r}."
+        )
+    return [int(text) for text in texts]
+
+
 def define_output(text: str) -> None:
     """Defines --output, a file to write, which is required, and --overwrite."""
     flags.DEFINE_string("output", None, text)

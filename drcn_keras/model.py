@@ -133,13 +133,14 @@ class DRCN(DistributedModel):
             ValueError: it is none of them.
         """
         _check("scale", scale, scale in self.scales, f"one of the model's, {self.scales}")
-        return self if self.scale == scale else self._copy(scale=scale)
+        return self if self.scale == scale else self.copy(scale=scale)
 
     def computing_in(self, dtype: str) -> "DRCN":
         """This network with all convolutions but the first in `dtype`: itself, or a copy with equal weights."""
-        return self if self._inner_policy == dtype else self._copy(dtype=dtype)
+        return self if self._inner_policy == dtype else self.copy(dtype=dtype)
 
-    def _copy(self, **changes):
+    def copy(self, **changes: Any) -> "DRCN":
+        """A DRCN with equal weights, whose arguments are this one's but for `changes`: the scale, dtype or name."""
         twin = self.from_config({**self.get_config(), **changes})
         twin.set_weights(self.get_weights())
         return twin

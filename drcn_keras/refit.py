@@ -103,8 +103,7 @@ def best_subset(sums: list[tuple], outputs: int, to_the_last: bool = False) -> n
 
 def refitted(model: "DRCN", weights: np.ndarray) -> "DRCN":
     """A copy of a `DRCN` with other ensemble weights, float (D,)."""
-    twin = type(model)(**{**model.get_config(), "name": "drcn"})
-    twin.set_weights(model.get_weights())
+    twin = model.copy(name="drcn")
     twin.ensemble_weights.assign(weights)
     return twin
 

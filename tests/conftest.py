@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 from kit import PHOTOGRAPHS, small_drcn
+from PIL import Image
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +18,17 @@ def audible():
 def photographs():
     """The folder of photographs inside scikit-image's wheel."""
     return PHOTOGRAPHS
+
+
+@pytest.fixture
+def photos(photographs, tmp_path):
+    """A folder of six small photographs."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with Image.open(photographs / "astronaut.png") as photo:
+        for index in range(6):
+            photo.convert("RGB").crop((60 * index, 90, 60 * index + 50, 140)).save(folder / f"{index}.png")
+    return folder
 
 
 @pytest.fixture

@@ -6,24 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import drcn_keras
 from drcn_keras import DRCN, card
 from drcn_keras.average import MOST_SHARES, average, best_shares, mean_weights
 from drcn_keras.errors import UserError
 from drcn_keras.validation import Validation, held_out_pairs
-
-
-@pytest.fixture
-def photos(photographs, tmp_path):
-    """Six small photographs."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index, name in enumerate(("coffee.png", "camera.png") * 3):
-        with Image.open(photographs / name) as image:
-            image.crop((100 + 40 * index, 100, 140 + 40 * index, 136)).save(folder / f"{index}.png")
-    return folder
 
 
 def paths(folder):
@@ -167,8 +155,11 @@ def test_command(bicubic_drcn, photos, tmp_path):
         (["--model=mobile-x2,mobile-x2", "--output=m.keras"], "--train_dir or --val_dir is required"),
         (["--model=mobile-x2", "--output=m.keras", "--val_dir=."], "--model must name at least two networks"),
         (["--model=mobile-x2,mobile-x2", "--output=m.keras", "--val_dir=.", "--shares=1"], "--shares must be 2 whole"),
-        (["--model=mobile-x2,mobile-x2", "--output=m.keras", "--val_dir=.", "--shares=1,a"], "whole numbers such as 2"),
-        (["--model=mobile-x2,mobile-x2", "--output=m.keras", "--val_dir=.", f"--shares=1,{'9' * 5000}"], "such as 2,1"),
+        (["--model=mobile-x2,mobile-x2", "--output=m.keras", "--val_dir=.", "--shares=1,a"], "--shares must be whole"),
+        (
+            ["--model=mobile-x2,mobile-x2", "--output=m.keras", "--val_dir=.", f"--shares=1,{'9' * 5000}"],
+            "whole numbers >= 0",
+        ),
         (["--model=mobile-x2,none.keras", "--output=m.keras", "--val_dir=."], "none.keras"),
         (["--model=mobile-x2,mobile-x3", "--output=m.keras", "--val_dir=."], "--model: all must have the same scales"),
         (["--model=mobile-x2,mobile-x2", "--output=m.h5", "--val_dir=."], "ends in .keras; received m.h5"),

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import drcn_keras
 from drcn_keras import card
@@ -25,17 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 def sums_of(rows, hr):
     return (rows @ rows.T, rows @ hr, float(hr @ hr), hr.size)
-
-
-@pytest.fixture
-def photos(photographs, tmp_path):
-    """A folder of six small photographs."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    with Image.open(photographs / "astronaut.png") as photo:
-        for index in range(6):
-            photo.convert("RGB").crop((60 * index, 90, 60 * index + 50, 140)).save(folder / f"{index}.png")
-    return folder
 
 
 @pytest.mark.parametrize("to_the_last", [False, True])

@@ -113,9 +113,7 @@ def main(argv):
         for name in given:
             if name not in known:
                 raise UserError(f"--{kind} must be of {', '.join(known)}; received {name!r}.")
-    if not all(text.isdecimal() and int(text) >= 1 for text in FLAGS.outputs):
-        raise UserError(f"--outputs must be recursions, whole numbers >= 1; received {','.join(FLAGS.outputs)!r}.")
-    outputs = tuple(sorted({int(text) for text in FLAGS.outputs}))
+    outputs = tuple(sorted(set(commands.whole_numbers("outputs", 1)))) if FLAGS.outputs else ()
     import keras
 
     precision, _ = chosen(FLAGS.precision)

@@ -24,8 +24,7 @@ def make_preset(run, name, command, data_dir, self_ensemble_dir, output):
     """
     trained = loaded(os.path.join(run, "best.keras"))
     # Whatever it was trained in: whoever loads a preset gets float32.
-    bare = type(trained)(**{**trained.get_config(), "name": "drcn", "dtype": "float32"})
-    bare.set_weights(trained.get_weights())
+    bare = trained.copy(name="drcn", dtype="float32")
     results = evaluate(trained, data_dir, progress=True)["results"]
     turned = evaluate(trained, self_ensemble_dir, progress=True, self_ensemble=True)["results"]
     made = card.of_preset(run, command, results, turned)

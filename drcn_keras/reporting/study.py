@@ -50,7 +50,7 @@ def main(argv):
         raise UserError("--model is trained already; it goes with ensemble and weights, and without training flags.")
     if not FLAGS.model and not FLAGS.train_dir:
         raise UserError("expected --model, or --train_dir and the flags of a training; received neither.")
-    depths = _depths(FLAGS.depths)
+    depths = sorted(set(commands.whole_numbers("depths", 1)))
     with errors.extra("report"):
         from drcn_keras.reporting import studies
     make_folder(FLAGS.output)
@@ -70,12 +70,6 @@ def _training_flags():
     if any(flag.name == "model_dir" for flag in given):
         raise UserError("--model_dir is not for a study: its trainings go to --output.")
     return [argument for flag in given for argument in flag.serialize().split("\n")]
-
-
-def _depths(texts):
-    if not texts or not all(text.isdecimal() and int(text) >= 1 for text in texts):
-        raise UserError(f"--depths must be whole numbers >= 1, separated by commas; received {','.join(texts)!r}.")
-    return sorted({int(text) for text in texts})
 
 
 def run():
